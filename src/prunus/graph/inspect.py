@@ -1,0 +1,36 @@
+"""A coupling as a tree in text."""
+
+from __future__ import annotations
+
+from .coupling import Coupling, Group, layer
+
+
+def ties(group: Group) -> list[str]:
+    """The layers that produce and that read the channels of a group."""
+    made = list(dict.fromkeys(layer(m.tensor) for m in group.members if m.role == "out"))
+    read = list(dict.fromkeys(layer(m.tensor) for m in group.members if m.role == "in"))
+    rest = [layer(m.tensor) for m in group.members if m.role in {"scale", "statistic", "operand", "index"}]
+    other = [name for name in dict.fromkeys(rest) if name not in made and name not in read]
+    lines = []
+    for title, names in (("made by", made), ("read by", read), ("passes", other)):
+        if names:
+            lines.append(f"{title} {', '.join(names[:6])}" + (f", … ({len(names)} in all)" if len(names) > 6 else ""))
+    if group.step > 1:
+        lines.append(f"goes {group.step} at a time, one from each of {group.step} equal blocks")
+    return lines
+
+
+def tree(coupling: Coupling) -> str:
+    """Groups with widths and what they tie, what is pinned and why, ops without a rule, blocks that can be dropped."""
+    lines = [f"{len(coupling.groups)} groups, {sum(coupling.widths):,} channels"]
+    for group in coupling.groups:
+        lines.append(f"├─ {group.name}  {group.width}")
+        lines += [f"│    {line}" for line in ties(group)]
+    if coupling.blocks:
+        lines.append(f"{len(coupling.blocks)} residual blocks: {', '.join(b.name for b in coupling.blocks)}")
+    lines.append(f"{len(coupling.pinned)} pinned")
+    lines += [f"├─ {p.name}  {p.width}: {p.reason}" for p in coupling.pinned]
+    if coupling.unknown_ops:
+        lines.append(f"{len(coupling.unknown_ops)} ops without a rule")
+        lines += [f"├─ {op}" for op in coupling.unknown_ops]
+    return "\n".join(lines)

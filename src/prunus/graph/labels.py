@@ -1,0 +1,206 @@
+"""Channel ids on tensors.
+
+A *plane* is an int64 tensor of ids with the shape of the activation it labels, stride 0 along every axis on which the
+id does not vary. A tensor may carry several planes that vary along different axes (a weight used as an operand has one
+for each of its axes). Layout ops are replayed, the same call, on the planes.
+
+Values below zero are no channels: -1 is a constant zero that padding put there, -2-k is a position that can never be
+removed, for reason k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+ZERO = -1
+
+
+@dataclass(frozen=True)
+class Label:
+    """The planes of one tensor, the op that made it, and why an axis without a plane is fixed."""
+
+    planes: tuple[Tensor, ...] = ()
+    why: str = "it has a fixed width"
+    op: int | None = None
+
+
+def varying(plane: Tensor) -> tuple[int, ...]:
+    """Axes along which the ids of a plane vary."""
+    return tuple(d for d, (size, step) in enumerate(zip(plane.shape, plane.stride(), strict=True)) if size > 1 and step)
+
+
+def compress(plane: Tensor) -> Tensor:
+    """The same plane with stride 0 wherever the ids do not vary."""
+    shape = plane.shape
+    for axis in varying(plane):
+        first = plane.narrow(axis, 0, 1)
+        if bool((plane == first).all()):
+            plane = first.expand(shape)
+    return plane
+
+
+def vector(plane: Tensor, axis: int) -> Tensor:
+    """Ids along one axis, read at position 0 of all others."""
+    for d in range(plane.dim() - 1, -1, -1):
+        if d != axis % plane.dim():
+            plane = plane.select(d, 0)
+    return plane
+
+
+def along(ids: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
+    """A plane of the given shape that varies along one axis as `ids` does."""
+    axis %= len(shape)
+    return ids.reshape([-1 if d == axis else 1 for d in range(len(shape))]).expand(list(shape))
+
+
+def spread(plane: Tensor, shape: Sequence[int]) -> Tensor:
+    """A plane broadcast to a shape, as the elementwise op broadcasts its tensor."""
+    if plane.dim() < len(shape):
+        plane = plane.reshape([1] * (len(shape) - plane.dim()) + list(plane.shape))
+    return plane.expand(list(shape))
+
+
+def resized(plane: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
+    """A plane that does not vary along `axes`, carried to a shape that differs from its own only there."""
+    for d in axes:
+        plane = plane.narrow(d, 0, 1)
+    return plane.expand(list(shape))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A vector of ids that a cut gathers or counts: axis of a tensor, attribute of a module, factor of a cost."""
+
+    kind: str  # "tensor" | "attribute" | "work" | "values"
+    owner: str
+    place: int
+    role: str
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """Multiply-accumulates of one op: `times` for each combination of kept entries of the vectors `factors` names."""
+
+    path: str
+    op: int
+    times: int
+    factors: tuple[tuple[str, str, int], ...]
+
+
+@dataclass
+class Book:
+    """What the rules say while a model is traced: ids handed out, ids united, ids pinned, demands for regularity."""
+
+    size: int = 0
+    edges: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pins: list[tuple[Tensor, str]] = field(default_factory=list)
+    even: list[Tensor] = field(default_factory=list)
+    axes: dict[tuple[str, str, int], Axis] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    counting: bool = True
+
+    def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
+        """The ids of one axis of a parameter or buffer; new ones at the first call."""
+        key = ("tensor", owner, place)
+        if key not in self.axes:
+            ids = torch.arange(self.size, self.size + length)
+            self.size += length
+            self.axes[key] = Axis("tensor", owner, place, role, ids)
+        elif self.axes[key].role == "operand" != role:
+            self.axes[key] = Axis("tensor", owner, place, role, self.axes[key].ids)
+        return self.axes[key].ids
+
+    def count(self, kind: str, owner: str, place: int, role: str, ids: Tensor) -> tuple[str, str, int]:
+        """Remember a vector whose kept entries are counted (an attribute, a cost) or renumbered (values) by a cut."""
+        key = (kind, f"{owner}:{role}", place)
+        self.axes.setdefault(key, Axis(kind, owner, place, role, ids.clone()))
+        return key
+
+    def work(self, path: str, op: int, times: int, vectors: Sequence[Tensor]) -> None:
+        """Count an op: `times` multiply-accumulates for each combination of entries of the vectors."""
+        if self.counting:
+            keys = tuple(self.count("work", f"{path}#{op}", i, "macs", v) for i, v in enumerate(vectors))
+            self.terms.append(Term(path, op, times, keys))
+
+    def fixed(self, why: str, length: int) -> Tensor:
+        """`length` positions that can never be removed."""
+        if why not in self.reasons:
+            self.reasons.append(why)
+        return torch.full((1,), -2 - self.reasons.index(why)).expand(length)
+
+    def pin(self, ids: Tensor, why: str) -> None:
+        """Forbid the removal of these ids."""
+        found = torch.unique(ids)
+        found = found[found >= 0]
+        if found.numel():
+            self.pins.append((found, why))
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """These ids go together, position by position. An id that meets a fixed position or a padded zero is pinned."""
+        a, b = torch.broadcast_tensors(compress(a), compress(b))
+        keep = tuple(slice(None) if a.stride(d) or b.stride(d) else slice(0, 1) for d in range(a.dim()))
+        a, b = a[keep].reshape(-1), b[keep].reshape(-1)
+        both = (a >= 0) & (b >= 0)
+        self.edges.append((a[both], b[both]))
+        for one, other in ((a, b), (b, a)):
+            stuck = (one >= 0) & (other < 0)
+            for value in torch.unique(other[stuck]).tolist():
+                self.pin(one[stuck & (other == value)], self.reason(value))
+
+    def reason(self, value: int) -> str:
+        """Why a position below zero cannot be removed."""
+        return "it is added to channels that F.pad filled with zeros" if value == ZERO else self.reasons[-2 - value]
+
+    def evenly(self, ids: Tensor) -> None:
+        """Rows of ids (blocks, slots) of which equally many must stay in every row."""
+        self.even.append(ids.reshape(ids.shape[0], -1).clone())
+
+    def tie(self, ids: Tensor, axis: int = 0) -> None:
+        """Ids that differ only in their position along `axis` go together."""
+        self.unite(ids, ids.narrow(axis, 0, 1))
+
+
+class Check(Book):
+    """A book for a network already cut: axes carry the channels they kept, and uniting asserts that they agree."""
+
+    def __init__(self, channels: dict[tuple[str, int], Tensor]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = 1 + max((int(ids.max()) for ids in channels.values() if ids.numel()), default=0)
+        self.counting = False
+        self.clash: str | None = None
+        self.clashing: tuple[Tensor, ...] = ()
+
+    def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
+        ids = self.channels.get((owner, place))
+        if ids is None or ids.numel() != length:
+            return self.fixed(f"{owner} has no channel on axis {place}", length)
+        return ids
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        try:
+            a, b = torch.broadcast_tensors(a, b)
+        except RuntimeError as error:
+            self.fail(str(error), a, b)
+            return
+        if bool(((a != b) & (a >= 0) & (b >= 0)).any()):
+            self.fail("the kept channels arrive in another order than the entries that read them", a, b)
+
+    def fail(self, why: str, *ids: Tensor) -> None:
+        if self.clash is None:
+            self.clash, self.clashing = why, ids
+
+    def pin(self, ids: Tensor, why: str) -> None:
+        return
+
+    def count(self, kind: str, owner: str, place: int, role: str, ids: Tensor) -> tuple[str, str, int]:
+        return (kind, owner, place)
+
+    def evenly(self, ids: Tensor) -> None:
+        return

@@ -1,0 +1,354 @@
+"""Run a model's own forward once and hand every torch call to a rule.
+
+A torch function mode sees each call as the user wrote it; a dispatch mode beneath is the witness for what it cannot see
+(scripted functions, C++ composites). Labels live in a weak table, so the model and its tensors are not touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..errors import ExampleError, ModelError
+from .labels import Book, Label, compress, varying, vector
+
+Rule = Callable[["Call", Any], Any]
+
+
+@dataclass
+class Call:
+    """One call of a torch function: what a rule needs to know."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    module: nn.Module
+    path: str
+    tracer: Tracer
+    index: int
+
+    @property
+    def book(self) -> Book:
+        return self.tracer.book
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by position or keyword."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    def label(self, tensor: Tensor) -> Label:
+        return self.tracer.label(tensor)
+
+    @property
+    def name(self) -> str:
+        return op_name(self.func)
+
+    def pin(self, tensor: Tensor, why: str) -> None:
+        for plane in self.label(tensor).planes:
+            self.book.pin(plane, why)
+
+
+@dataclass(frozen=True)
+class Op:
+    """What stays of a call when the forward is over: who made its operands, and in which module call it ran."""
+
+    name: str
+    path: str
+    calls: tuple[int, ...]  # the enclosing module calls, outermost first
+    inputs: tuple[int | None, ...]
+    tensors: tuple[str, ...]
+    joins: bool  # an elementwise sum of two activations
+
+
+@dataclass(frozen=True)
+class Entered:
+    """One call of one module: its path and the op index at which it began."""
+
+    path: str
+    start: int
+    parent: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Shapes in and out of a module's last call, and the ids of its output along its channel axis."""
+
+    taken: tuple[int, ...]
+    shape: tuple[int, ...]
+    axis: int
+    ids: Tensor | None
+
+
+def op_name(func: Callable[..., Any]) -> str:
+    """The public name of a torch function."""
+    return str(resolve_name(func) or getattr(func, "__name__", func))
+
+
+@dataclass
+class Tracer(TorchFunctionMode):
+    """Follows one forward and asks `rules` for the label of each result."""
+
+    model: nn.Module
+    book: Book
+    rules: Mapping[Any, Rule]
+    execute: Callable[[Call], Any] | None = None
+    ops: list[Op] = field(default_factory=list)
+    entered: list[Entered] = field(default_factory=list)
+    unknown: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.names: dict[int, str] = {}
+        self.paths: dict[int, str] = {}
+        for name, tensor in (
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        ):
+            self.names.setdefault(id(tensor), name)
+        for path, module in self.model.named_modules():
+            self.paths.setdefault(id(module), path)
+        self.labels = WeakTensorKeyDictionary()
+        self.made: dict[str, Made] = {}
+        self.failed: tuple[Tensor, ...] = ()  # operands of the op that raised
+        self.stack: list[tuple[nn.Module, str, int | None]] = [(self.model, "", None)]
+        self.depth = 0
+
+    # labels ---------------------------------------------------------------------------------------------------------
+    def label(self, tensor: Tensor) -> Label:
+        """What is known of a tensor. A parameter used as an operand gets ids on each of its axes."""
+        found = self.labels.get(tensor)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+        name = self.names.get(id(tensor))
+        if name is None:
+            return Label(why="it meets a tensor that is neither parameter, buffer nor traced activation")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return Label(why=f"it meets the integer buffer {name}")
+        planes = []
+        for axis, length in enumerate(tensor.shape):
+            if length > 1:
+                ids = self.book.axis(name, axis, length, "operand")
+                planes.append(ids.reshape([-1 if d == axis else 1 for d in range(tensor.dim())]).expand(tensor.shape))
+        return Label(tuple(planes), why=f"{name} has width 1 there")
+
+    def axis(self, tensor: Tensor, axis: int, role: str) -> Tensor:
+        """The ids of one axis of a parameter, buffer or labelled tensor."""
+        axis %= tensor.dim()
+        name = self.names.get(id(tensor))
+        if name is not None and tensor not in self.labels:
+            return self.book.axis(name, axis, tensor.shape[axis], role)
+        return self.read(tensor, axis)
+
+    def read(self, tensor: Tensor, axis: int) -> Tensor:
+        """The ids of an activation along one axis, where an op mixes or weighs them. Irregular labels are tied."""
+        axis %= tensor.dim()
+        label = self.label(tensor)
+        for plane in label.planes:
+            axes = varying(plane)
+            if axis in axes:
+                for other in axes:
+                    if other != axis:
+                        self.book.tie(plane, other)
+                return plane[tuple(slice(None) if d == axis else 0 for d in range(plane.dim()))]
+        return self.book.fixed(label.why, tensor.shape[axis])
+
+    def mark(self, tensor: Tensor, planes: tuple[Tensor, ...] | list[Tensor], why: str) -> None:
+        kept = []
+        for plane in map(compress, planes):
+            if varying(plane):
+                kept.append(plane)
+            elif plane.numel():
+                self.book.pin(plane.reshape(-1)[:1], "it is the only channel of its layer")
+        self.labels[tensor] = Label(tuple(kept), why, len(self.ops) - 1)
+
+    # the mode -------------------------------------------------------------------------------------------------------
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        module, path, _ = self.stack[-1]
+        call = Call(func, args, kwargs or {}, module, path, self, len(self.ops))
+        self.depth += 1
+        try:
+            out = self.execute(call) if self.execute else func(*args, **call.kwargs)
+            results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+            if results or getattr(self.rules.get(func), "statement", False):
+                self.follow(call, out, results)
+            return out
+        finally:
+            self.depth -= 1
+
+    def follow(self, call: Call, out: Any, results: list[Tensor]) -> None:
+        operands = [t for t in tree_iter((call.args, call.kwargs)) if isinstance(t, Tensor)]
+        if not operands:
+            return
+        before = {id(t): self.labels[t] for t in operands if t in self.labels}
+        rule = self.rules.get(call.func)
+        self.note(call, operands, joins=getattr(rule, "joins", False) and call.func.__name__ in SUMS)
+        if rule is None or call.kwargs.get("out") is not None:
+            self.refuse(f"{call.name} in {call.path or 'forward'}", operands, results)
+            return
+        try:
+            planes = rule(call, out)
+        except Exception as error:  # arguments the rule was not written for: no guess, but the name of the op
+            self.refuse(f"{call.name} in {call.path or 'forward'} ({type(error).__name__}: {error})", operands, results)
+            return
+        if isinstance(out, Tensor):
+            planes = [planes]
+        why = next((label.why for label in before.values() if not label.planes), "it is computed from fixed widths")
+        for tensor, its in zip(results, planes, strict=True):
+            self.mark(tensor, its, why)
+            if tensor._is_view() and id(tensor) in before:  # written in place: the base keeps its own planes
+                old = {varying(p) for p in before[id(tensor)].planes}
+                for plane in its:
+                    if varying(plane) and varying(plane) not in old:
+                        self.book.pin(plane, f"{call.name} writes it into a view of another tensor")
+
+    def note(self, call: Call, operands: list[Tensor], *, joins: bool) -> None:
+        made = tuple(found.op if (found := self.labels.get(t)) is not None else None for t in operands)
+        used = tuple(self.names[id(t)] for t in operands if id(t) in self.names and t not in self.labels)
+        chain = tuple(i for _, _, i in self.stack[1:] if i is not None)
+        self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins))
+
+    def refuse(self, what: str, operands: list[Tensor], results: list[Tensor]) -> None:
+        """An op without a rule: pin all it saw and name it."""
+        seen = False
+        for tensor in operands:
+            for plane in self.label(tensor).planes:
+                seen = True
+                self.book.pin(plane, f"no rule for {what}")
+        if seen:
+            self.unknown.setdefault(what)
+        for tensor in results:
+            self.labels[tensor] = Label(why=f"no rule for {what}", op=len(self.ops) - 1)
+
+    # module calls ---------------------------------------------------------------------------------------------------
+    def enter(self, module: nn.Module, args: Any) -> None:
+        path = self.paths.get(id(module))
+        if path is not None:
+            self.entered.append(Entered(path, len(self.ops), self.stack[-1][2]))
+            self.stack.append((module, path, len(self.entered) - 1))
+
+    def leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        if len(self.stack) > 1 and self.stack[-1][0] is module:
+            path = self.stack.pop()[1]
+            taken = next((t for t in tree_iter(args) if isinstance(t, Tensor)), None)
+            if isinstance(out, Tensor) and taken is not None:
+                planes = [p for p in self.label(out).planes if len(varying(p)) == 1]
+                axis = varying(planes[0])[0] if planes else 0
+                ids = vector(planes[0], axis).clone() if planes else None
+                self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Tracer]:
+        """Record what runs inside."""
+        pre = module_hooks.register_module_forward_pre_hook(self.enter)
+        post = module_hooks.register_module_forward_hook(self.leave, always_call=True)
+        try:
+            with Witness(self), self:
+                yield self
+        finally:
+            pre.remove()
+            post.remove()
+
+
+SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
+
+
+class Witness(TorchDispatchMode):
+    """Sees what ran without passing the function mode, and pins it."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracer = tracer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.tracer.depth == 0:
+            operands = [t for t in tree_iter((args, kwargs or {})) if isinstance(t, Tensor) and self.labelled(t)]
+            results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+            if operands and results:
+                what = f"{func} (called below Python) in {self.tracer.stack[-1][1] or 'forward'}"
+                self.tracer.depth += 1
+                try:
+                    self.tracer.refuse(what, operands, results)
+                finally:
+                    self.tracer.depth -= 1
+        return out
+
+    def labelled(self, tensor: Tensor) -> bool:
+        return tensor in self.tracer.labels or id(tensor) in self.tracer.names
+
+
+# the example and the state of the model -------------------------------------------------------------------------------
+def call_model(model: nn.Module, example: Any) -> Any:
+    """The model on a tensor, a tuple of positional inputs or a dict of keyword inputs."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example) if isinstance(example, (tuple, list)) else model(example)
+
+
+def example_tensors(example: Any) -> list[Tensor]:
+    found = [t for t in tree_iter(example) if isinstance(t, Tensor)]
+    if not found:
+        raise ExampleError(f"the example holds no tensor (got {type(example).__name__})")
+    return found
+
+
+@contextlib.contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Put back mode, buffers and every random state, whatever runs inside."""
+    modes = [(module, module.training) for module in model.modules()]
+    held = [(owner, name, t) for owner in model.modules() for name, t in owner._buffers.items() if t is not None]
+    saved = [t.detach().clone() for _, _, t in held]
+    state, drawn = random.getstate(), np.random.get_state()
+    devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(drawn)
+        with torch.no_grad():
+            for (owner, name, tensor), value in zip(held, saved, strict=True):
+                owner._buffers[name] = tensor
+                if tensor.shape == value.shape:
+                    tensor.copy_(value)
+                else:
+                    tensor.set_(value)  # type: ignore[call-overload]
+        for module, mode in modes:
+            module.training = mode
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's module inside compiled, DataParallel and DDP wrappers; what cannot be traced is refused by name."""
+    while True:
+        kind = type(model).__name__
+        if kind == "OptimizedModule":
+            model = model._orig_mod  # type: ignore[assignment]
+        elif kind in {"DistributedDataParallel", "DataParallel"}:
+            model = model.module  # type: ignore[assignment]
+        else:
+            break
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        where = f"{path or 'the model'} is a {kind}"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(f"{where}: scripted modules cannot be cut; pass the eager model")
+        if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
+            raise ModelError(f"{where}: gather the parameters first, then prune the plain module")
+        if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
+            raise ModelError(f"{where}: prune before quantising")
+    return model

@@ -1,0 +1,68 @@
+"""The table of rules, keyed by the function objects that torch calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..record import Rule
+from . import layout, mixing, norms, pointwise
+
+PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch._C._VariableFunctions)
+
+
+def functions(names: Iterable[str]) -> dict[Any, str]:
+    """Every function object torch calls by one of these names, in place or not, as a function or a method."""
+    found: dict[Any, str] = {}
+    for name in names:
+        for variant in (name, name if name.startswith("__") else name + "_"):
+            for place in PLACES:
+                func = getattr(place, variant, None)
+                if callable(func) and not isinstance(func, type):
+                    found[func] = name
+    return found
+
+
+@lru_cache(maxsize=1)
+def table() -> Mapping[Any, Rule]:
+    """The built-in rules. A function listed under two rules is a mistake and refused."""
+    from ...models.shortcut import take
+
+    rules: dict[Any, Rule] = {}
+    families: list[tuple[Iterable[str], Rule]] = [
+        (pointwise.ELEMENTWISE, pointwise.elementwise),
+        (pointwise.LIKE, pointwise.like),
+        (pointwise.FRESH, pointwise.fresh),
+        (["prelu"], pointwise.prelu),
+        (["glu"], pointwise.glu),
+        (["copy"], pointwise.assign),
+        (layout.REPLAY, layout.replay),
+        (["pixel_shuffle"], layout.pixel_shuffle),
+        (layout.PIECES, layout.pieces),
+        (layout.INDEX, layout.index),
+        (["cat", "concat", "concatenate", "stack"], layout.concatenated),
+        (["pad"], layout.padded),
+        (["__setitem__"], layout.set_item),
+        (norms.SOFTMAX, norms.softmax),
+        (norms.ORDERED, norms.ordered),
+        (norms.REDUCE, norms.reduction),
+        (norms.POOL, norms.pooled),
+        *(([name], rule) for name, rule in norms.NORM_RULES.items()),
+        *(([name], rule) for name, rule in mixing.mixing_table().items()),
+    ]
+    for names, rule in families:
+        for func, name in functions(names).items():
+            if rules.get(func, rule) is not rule:
+                raise AssertionError(f"two rules for {name}")
+            rules[func] = rule
+    for name in layout.PROPERTIES:
+        rules[getattr(Tensor, name).__get__] = layout.replay if name in {"T", "mT", "H", "mH"} else pointwise.like
+    rules[Tensor.to] = pointwise.like
+    rules[take] = mixing.taken
+    return MappingProxyType(rules)

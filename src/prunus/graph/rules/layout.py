@@ -1,0 +1,187 @@
+"""Ops that move, repeat or drop positions: the same call is replayed on the planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_iter
+
+from ..labels import ZERO, compress, resized, spread, varying
+from ..record import Call
+from .pointwise import join
+
+FIXED_PLACE = "it is sliced at a fixed place"
+
+
+def replay(call: Call, out: Tensor) -> list[Tensor]:
+    """View, permute, expand, flip …: the call itself, on each plane. Blocks of a split axis keep the same slots."""
+    x, rest = call.args[0] if call.args else call.kwargs["input"], call.args[1:]
+    named = {k: v for k, v in call.kwargs.items() if k != "input"}
+    cast = isinstance(call.get(1, "dtype"), torch.dtype)
+    func = torch.reshape if call.func is Tensor.view and not cast else call.func
+    if func is torch.reshape:  # planes need not be contiguous where their tensor is
+        rest, named = (out.shape,), {}
+    return [regular(call, plane, compress(func(plane, *rest, **named))) for plane in call.label(x).planes]
+
+
+def regular(call: Call, before: Tensor, after: Tensor) -> Tensor:
+    """Where one axis became several, tie the positions that differ only in the outer ones."""
+    axes = varying(after)
+    if len(axes) > max(1, len(varying(before))):
+        for axis in axes[:-1]:
+            call.book.tie(after, axis)
+            after = after.narrow(axis, 0, 1).expand(after.shape)
+    return after
+
+
+def pixel_shuffle(call: Call, out: Tensor) -> list[Tensor]:
+    """Each output channel is made of r² consecutive input channels, which go together."""
+    planes = []
+    for plane in call.label(call.args[0]).planes:
+        after = compress(F.pixel_shuffle(plane, call.get(1, "upscale_factor")))
+        for axis in (-1, -2):
+            call.book.tie(after, axis)
+            after = after.narrow(axis, 0, 1).expand(after.shape)
+        planes.append(after)
+    return planes
+
+
+def pieces(call: Call, out: Any) -> Any:
+    """`chunk`, `split`, `tensor_split`, `unbind`: along a channel axis every piece keeps equally many."""
+    x, rest = call.args[0] if call.args else call.kwargs["input"], call.args[1:]
+    named = {k: v for k, v in call.kwargs.items() if k != "input"}
+    results: list[list[Tensor]] = [[] for _ in out]
+    unbinds = call.func.__name__ == "unbind"
+    dim = call.get(1 if unbinds else 2, "dim", 0) % x.dim()
+    for plane in call.label(x).planes:
+        if dim in varying(plane):
+            if unbinds or len({piece.shape for piece in out}) > 1:
+                call.book.pin(plane, f"{call.name} takes it apart into pieces of fixed sizes")
+            elif len(out) > 1:
+                call.book.evenly(call.tracer.read(x, dim).reshape(len(out), -1))
+        for its, piece in zip(results, call.func(plane, *rest, **named), strict=True):
+            its.append(compress(piece))
+    return results
+
+
+def index(call: Call, out: Tensor) -> list[Tensor]:
+    """`x[...]`, `narrow`, `select`: on a channel axis only equal parts may be taken, and no fixed entries."""
+    x, planes = call.args[0], []
+    for plane in call.label(x).planes:
+        if any(isinstance(t, Tensor) and t.dtype == torch.bool for t in tree_iter(call.args[1:])):
+            call.book.pin(plane, "it is selected by a mask of values")
+            continue
+        after = compress(call.func(plane, *call.args[1:], **call.kwargs))
+        partial(call, plane, after)
+        if varying(after):
+            planes.append(after)
+    return planes
+
+
+def partial(call: Call, before: Tensor, after: Tensor) -> None:
+    """What taking a part of a channel axis demands of it."""
+    taken, had = torch.unique(after), torch.unique(before)
+    if taken.numel() == had.numel():
+        axes = varying(after)
+        if len(axes) == 1 and not torch.equal(taken, had.sort().values):
+            call.book.pin(before, FIXED_PLACE)
+        return
+    axes = varying(before)
+    line = before[tuple(slice(None) if d == axes[-1] else 0 for d in range(before.dim()))]
+    kept = after[tuple(slice(None) if d in varying(after) else 0 for d in range(after.dim()))]
+    width, part = line.numel(), kept.numel()
+    if len(axes) == 1 and kept.dim() == 1 and part > 1 and width % part == 0:
+        blocks = line.reshape(-1, part)
+        if bool((blocks == kept).all(dim=1).any()):
+            call.book.evenly(blocks)
+            return
+    call.book.pin(before, FIXED_PLACE)
+
+
+def concatenated(call: Call, out: Tensor) -> list[Tensor]:
+    """`cat`, `stack`: along a channel axis the ids follow each other; along any other axis they are united."""
+    tensors = list(call.get(0, "tensors"))
+    dim = call.get(1, "dim", 0) % out.dim()
+    stacking = call.func.__name__ == "stack"
+    tensors = [t for t in tensors if stacking or t.dim() == out.dim()]
+    ranks = [tuple(p.unsqueeze(dim) if stacking else p for p in call.label(t).planes) for t in tensors]
+    shapes = [[*t.shape[:dim], 1, *t.shape[dim:]] if stacking else list(t.shape) for t in tensors]
+    across = [[p for p in planes if dim not in varying(p)] for planes in ranks]
+    probe = [*out.shape[:dim], 1, *out.shape[dim + 1 :]]
+    operands = [
+        (t.unsqueeze(dim) if stacking else t, [p.narrow(dim, 0, 1) for p in planes])
+        for t, planes in zip(tensors, across, strict=True)
+    ]
+    fixed = [t for t, planes in zip(tensors, across, strict=True) if not planes]
+    for _, planes in operands:
+        for plane in planes if fixed else ():
+            call.book.pin(plane, call.label(fixed[0]).why)
+    result = [p.expand(out.shape) for p in join(call, probe, [(t.narrow(dim, 0, 1), ps) for t, ps in operands])]
+    if any(dim in varying(p) for planes in ranks for p in planes):
+        rows = []
+        for t, given, shape in zip(tensors, ranks, shapes, strict=True):
+            mine = [p for p in given if dim in varying(p)]
+            rows.append(mine[0] if mine else call.book.fixed(call.label(t).why, 1).expand(shape))
+        result.append(small_cat(rows, dim).expand(out.shape))
+    return result
+
+
+def small_cat(rows: list[Tensor], dim: int) -> Tensor:
+    """Concatenate planes without spelling out the axes along which none of them varies."""
+    used = {dim}.union(*(varying(row) for row in rows))
+    return torch.cat(
+        [row[tuple(slice(None) if d in used else slice(0, 1) for d in range(row.dim()))] for row in rows], dim
+    )
+
+
+def padded(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.pad`: on a channel axis constant padding adds positions that are no channel."""
+    x, widths = call.get(0, "input"), list(call.get(1, "pad"))
+    mode = call.get(2, "mode", "constant")
+    touched = {x.dim() - 1 - k // 2 for k, width in enumerate(widths) if width}
+    planes = []
+    for plane in call.label(x).planes:
+        if not touched & set(varying(plane)):
+            planes.append(resized(plane, touched, out.shape))
+        elif mode == "constant" and min(widths) >= 0:
+            planes.append(compress(F.pad(plane, widths, value=ZERO)))
+        else:
+            call.book.pin(plane, f"it is padded with mode {mode}")
+    return planes
+
+
+def set_item(call: Call, out: Any) -> Any:
+    """`x[part] = value`: what is written goes together with what it overwrites."""
+    target, part, value = call.args
+    if not isinstance(value, Tensor):
+        return []
+    label, given = call.label(target), call.label(value)
+    if any(isinstance(t, Tensor) for t in tree_iter(part)):
+        for plane in (*label.planes, *given.planes):
+            call.book.pin(plane, "it is written at computed places")
+        return []
+    shape = target[part].shape
+    mine = [spread(plane[part], shape) for plane in label.planes]
+    for plane in label.planes:
+        partial(call, plane, compress(plane[part]))
+    join(
+        call, shape, [(target[part], mine), (value, [spread(p, shape) for p in given.planes if p.dim() <= len(shape)])]
+    )
+    return []
+
+
+set_item.statement = True  # type: ignore[attr-defined]
+
+
+REPLAY = """
+view view_as reshape reshape_as permute transpose transpose_ swapaxes swapdims movedim moveaxis t flatten unflatten
+ravel squeeze squeeze_ unsqueeze unsqueeze_ expand expand_as repeat tile flip fliplr flipud channel_shuffle
+pixel_unshuffle diagonal atleast_1d atleast_2d atleast_3d repeat_interleave adjoint
+""".split()
+
+PIECES = "chunk split tensor_split unbind split_with_sizes unsafe_chunk unsafe_split".split()
+INDEX = ["__getitem__", "narrow", "select"]
+PROPERTIES = "T mT H mH data real".split()

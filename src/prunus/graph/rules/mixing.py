@@ -1,0 +1,210 @@
+"""Ops that sum over channels: convolution, linear, matmul. They tie what they read to one axis of a weight and give the
+result the ids of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..labels import along, resized, varying
+from ..record import Call
+from .pointwise import join
+
+
+def pass_on(call: Call, x: Tensor, out: Tensor, mixed: Sequence[int], why: str) -> list[Tensor]:
+    """Planes of `x` along axes that the op does not touch; those along `mixed` axes other than the last are pinned."""
+    planes = []
+    for plane in call.label(x).planes:
+        axes = set(varying(plane))
+        if axes & set(mixed[:-1]):
+            call.book.pin(plane, why)
+        elif not axes & set(mixed):
+            planes.append(resized(plane, mixed, out.shape))
+    return planes
+
+
+def belongs(call: Call, weight: Tensor, kind: type | tuple[type, ...]) -> bool:
+    """Whether the running module is of this kind and owns the weight, so that its attributes describe it."""
+    return isinstance(call.module, kind) and getattr(call.module, "weight", None) is weight
+
+
+def convolution(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.conv1d/2d/3d`: groups tie slot j of every group; depthwise ties in to out."""
+    x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
+    groups = call.get(6, "groups", 1)
+    channel, book = x.dim() - weight.dim() + 1, call.book
+    space = range(channel + 1, x.dim())
+    read = call.tracer.read(x, channel)
+    made = call.tracer.axis(weight, 0, "out")
+    for plane in call.tracer.label(weight).planes if weight in call.tracer.labels else ():
+        if set(varying(plane)) & set(range(2, weight.dim())):
+            book.pin(plane, "it runs along the kernel of a convolution")
+    positions = out.numel() // out.shape[channel] * weight[0, 0].numel()
+    if weight.shape[1] == 1 and groups == x.shape[channel]:
+        book.unite(made.reshape(groups, -1), read.reshape(-1, 1))
+        book.work(call.path, call.index, positions, [made])
+    else:
+        slots = call.tracer.axis(weight, 1, "in")
+        book.unite(read.reshape(groups, -1), slots.reshape(1, -1))
+        if groups > 1:
+            book.evenly(made.reshape(groups, -1))
+        book.work(call.path, call.index, positions, [made, slots])
+    attributes(call, weight, nn.modules.conv._ConvNd, read, made, groups == x.shape[channel])
+    return finish(call, x, out, bias, made, channel, [*space, channel])
+
+
+def attributes(call: Call, weight: Tensor, kind: type, read: Tensor, made: Tensor, depthwise: bool) -> None:
+    """What the module's repr and its later forwards say of its widths."""
+    if belongs(call, weight, kind):
+        call.book.count("attribute", call.path, 0, "in_channels", read)
+        call.book.count("attribute", call.path, 0, "out_channels", made)
+        if depthwise and read.numel() > 1:
+            call.book.count("attribute", call.path, 0, "groups", read)
+
+
+def finish(
+    call: Call, x: Tensor, out: Tensor, bias: Tensor | None, made: Tensor, axis: int, mixed: Sequence[int]
+) -> list[Tensor]:
+    if bias is not None:
+        call.book.unite(call.tracer.axis(bias, 0, "bias"), made)
+    why = f"{call.name} mixes its neighbours"
+    return [along(made, axis, out.shape), *pass_on(call, x, out, mixed, why)]
+
+
+def transposed(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.conv_transpose1d/2d/3d`: the weight is (in, out / groups, …)."""
+    x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
+    groups = call.get(6, "groups", 1)
+    channel, book = x.dim() - weight.dim() + 1, call.book
+    read = call.tracer.read(x, channel)
+    book.unite(read, call.tracer.axis(weight, 0, "in"))
+    positions = x.numel() // x.shape[channel] * weight[0, 0].numel()
+    if weight.shape[1] == 1 and groups == x.shape[channel]:
+        made = read
+        book.work(call.path, call.index, positions, [made])
+    else:
+        slots = call.tracer.axis(weight, 1, "out")
+        made = slots.repeat(groups)
+        if groups > 1:
+            book.evenly(read.reshape(groups, -1))
+        book.work(call.path, call.index, positions, [read, slots])
+    attributes(call, weight, nn.modules.conv._ConvTransposeNd, read, made, groups == x.shape[channel])
+    return finish(call, x, out, bias, made, channel, [*range(channel + 1, x.dim()), channel])
+
+
+def linear(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.linear`: y = x Wᵀ + b over the last axis."""
+    x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
+    read, slots = call.tracer.read(x, -1), call.tracer.axis(weight, -1, "in")
+    call.book.unite(read, slots)
+    if weight.dim() == 1:
+        return pass_on(call, x.narrow(-1, 0, 1), out.unsqueeze(-1), [x.dim() - 1], "")
+    made = call.tracer.axis(weight, 0, "out")
+    call.book.work(call.path, call.index, out.numel() // out.shape[-1], [made, slots])
+    if belongs(call, weight, nn.Linear):
+        call.book.count("attribute", call.path, 0, "in_features", slots)
+        call.book.count("attribute", call.path, 0, "out_features", made)
+    return finish(call, x, out, bias, made, out.dim() - 1, [x.dim() - 1])
+
+
+def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
+    """a (…, n, k) times b (…, k, m)."""
+    left, right = a.unsqueeze(0) if a.dim() == 1 else a, b.unsqueeze(-1) if b.dim() == 1 else b
+    shape = [*torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1]]
+    if a.dim() == 1 or b.dim() == 1:
+        for t in (a, b):
+            call.pin(t, f"no rule for {call.name} with a vector")
+        return []
+    shared = call.tracer.axis(a, -1, "in")
+    call.book.unite(shared, call.tracer.axis(b, -2, "in"))
+
+    def carried(t: Tensor, axis: int) -> tuple[Tensor, list[Tensor]]:
+        planes = [p.narrow(axis, 0, 1) for p in call.label(t).planes if t.dim() + axis not in varying(p)]
+        return t.narrow(axis, 0, 1), planes
+
+    planes = join(call, shape, [carried(a, -1), carried(b, -2)])
+    rows, columns = (next((p for p in planes if len(shape) + d in varying(p)), None) for d in (-2, -1))
+    vectors = [shared]
+    for d, plane in ((-2, rows), (-1, columns)):
+        if plane is not None:
+            vectors.append(plane[tuple(slice(None) if k == len(shape) + d else 0 for k in range(len(shape)))])
+    spelled = 1
+    for v in vectors:
+        spelled *= v.numel()
+    call.book.work(call.path, call.index, out.numel() * shared.numel() // spelled, vectors)
+    return planes
+
+
+def matmul(call: Call, out: Tensor) -> list[Tensor]:
+    """`@`, `matmul`, `mm`, `bmm`."""
+    a, b = call.args[0], call.get(1, "other", call.kwargs.get("mat2"))
+    if call.func.__name__ == "__rmatmul__":
+        a, b = b, a
+    return contraction(call, a, b, out)
+
+
+def addmm(call: Call, out: Tensor) -> list[Tensor]:
+    """`addmm`, `baddbmm`: a product added to a first operand."""
+    first, a, b = call.args[:3]
+    planes = contraction(call, a, b, out)
+    return join(call, out.shape, [(first, call.label(first).planes), (out, planes)])
+
+
+def attention(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.scaled_dot_product_attention`: the scale follows the width of q and k, so those stay; v's width is free."""
+    q, k, v = (call.get(i, n) for i, n in enumerate(("query", "key", "value")))
+    for t in (q, k):
+        for plane in call.label(t).planes:
+            if t.dim() - 1 in varying(plane):
+                call.book.pin(plane, "the softmax scale follows the width of its head")
+            elif varying(plane):
+                call.book.pin(plane, "it runs along the heads or tokens of an attention")
+    width = call.tracer.read(v, -1)
+    lead = out.numel() // out.shape[-1]
+    fixed = call.book.fixed("the softmax scale follows the width of its head", q.shape[-1])
+    call.book.work(call.path, call.index, lead * k.shape[-2], [fixed])
+    call.book.work(call.path, call.index, lead * k.shape[-2], [width])
+    planes = []
+    for plane in call.label(v).planes:
+        if set(varying(plane)) <= {v.dim() - 1}:
+            planes.append(along(width, out.dim() - 1, out.shape))
+        else:
+            call.book.pin(plane, "it runs along the heads or tokens of an attention")
+    return planes
+
+
+def embedding(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.embedding`: rows are looked up, columns are channels."""
+    weight = call.get(1, "weight")
+    made = call.tracer.axis(weight, 1, "out")
+    if belongs(call, weight, nn.Embedding):
+        call.book.count("attribute", call.path, 0, "embedding_dim", made)
+    return [along(made, out.dim() - 1, out.shape)]
+
+
+def taken(call: Call, out: Tensor) -> list[Tensor]:
+    """`models.shortcut.take`: output o is input index[o], or zero where that is -1. Both sides prune on their own."""
+    x, index = call.get(0, "x"), call.get(1, "index")
+    name = call.tracer.names.get(id(index))
+    if name is None:
+        call.pin(x, "it is taken by an index that is no buffer")
+        return []
+    made = call.tracer.axis(index, 0, "index")
+    call.book.count("values", name, 0, "index", call.tracer.read(x, 1))
+    return [along(made, 1, out.shape), *pass_on(call, x, out, [1], "")]
+
+
+def mixing_table() -> dict[str, Any]:
+    """Rules by the name of the function."""
+    return {
+        **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
+        **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
+        **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__", "__rmatmul__"), matmul),
+        **dict.fromkeys(("addmm", "baddbmm"), addmm),
+        "linear": linear,
+        "embedding": embedding,
+        "scaled_dot_product_attention": attention,
+    }

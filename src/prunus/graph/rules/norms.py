@@ -1,0 +1,168 @@
+"""Norms, softmax, reductions and pooling: what they read along which axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+from ..labels import resized, varying
+from ..record import Call
+
+NORMS = (nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.RMSNorm)
+
+
+def affine(call: Call, x: Tensor, axis: int, given: Sequence[tuple[Tensor | None, int, str]]) -> Tensor:
+    """Tie the ids of `x` along an axis to axes of the tensors of a norm."""
+    read = call.tracer.read(x, axis)
+    for tensor, place, role in given:
+        if tensor is not None:
+            call.book.unite(call.tracer.axis(tensor, place, role), read)
+    return read
+
+
+def batch_norm(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.batch_norm`, `F.instance_norm`: axis 1 to scale, shift and running statistics."""
+    x = call.get(0, "input")
+    mean, var, weight, bias = (
+        call.get(i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"), start=1)
+    )
+    given = [(mean, 0, "statistic"), (var, 0, "statistic"), (weight, 0, "scale"), (bias, 0, "shift")]
+    read = affine(call, x, 1, given)
+    if isinstance(call.module, nn.modules.batchnorm._NormBase):
+        call.book.count("attribute", call.path, 0, "num_features", read)
+    return list(call.label(x).planes)
+
+
+def layer_norm(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.layer_norm`, `F.rms_norm`: the last axes to scale and shift."""
+    x, shape = call.get(0, "input"), tuple(call.get(1, "normalized_shape"))
+    weight = call.get(2, "weight")
+    bias = call.get(3, "bias") if call.func.__name__ == "layer_norm" else None
+    for place in range(len(shape)):
+        axis = x.dim() - len(shape) + place
+        given = [(weight, place, "scale"), (bias, place, "shift")]
+        read = affine(call, x, axis, [(t, p, r) for t, p, r in given if t is not None])
+        if isinstance(call.module, (nn.LayerNorm, nn.RMSNorm)) and bool((read >= 0).any()):
+            call.book.count("attribute", call.path, place, "normalized_shape", read)
+    return list(call.label(x).planes)
+
+
+def group_norm(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.group_norm`: equally many channels in every group."""
+    x, groups = call.get(0, "input"), call.get(1, "num_groups")
+    read = affine(call, x, 1, [(call.get(2, "weight"), 0, "scale"), (call.get(3, "bias"), 0, "shift")])
+    if groups > 1:
+        call.book.evenly(read.reshape(groups, -1))
+    if isinstance(call.module, nn.GroupNorm):
+        call.book.count("attribute", call.path, 0, "num_channels", read)
+    return list(call.label(x).planes)
+
+
+def softmax(call: Call, out: Tensor) -> list[Tensor]:
+    """`softmax`, `normalize`, `cosine` …: read along an axis, written along it."""
+    x = call.args[0] if call.args else call.kwargs["input"]
+    return list(call.label(x).planes)
+
+
+def ordered(call: Call, out: Any) -> Any:
+    """Ops in which neighbours or order matter (`cumsum`, `sort`, LRN): channels along their axis stay."""
+    x = call.get(0, "input")
+    name = call.func.__name__
+    dim = 1 if "response" in name else (call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else -1))
+    dims = {d % x.dim() for d in ([dim] if isinstance(dim, int) else [-1])}
+    if name in {"roll", "topk", "kthvalue"}:
+        chosen = call.get(2, "dims" if name == "roll" else "dim", -1)
+        dims = {d % x.dim() for d in ([chosen] if isinstance(chosen, int) else list(chosen or [-1]))}
+    planes = []
+    for plane in call.label(x).planes:
+        if dims & set(varying(plane)):
+            call.book.pin(plane, f"the order of channels matters to {call.name}")
+        else:
+            planes.append(plane)
+    results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+    each = [[resized(p, dims, t.shape) for p in planes] for t in results]
+    return each[0] if isinstance(out, Tensor) else each
+
+
+def reduced_axes(call: Call, x: Tensor) -> tuple[list[int], bool] | None:
+    """Axes a reduction removes and whether it keeps them as 1; None where it is no reduction (`max(x, y)`)."""
+    dim = call.kwargs.get("dim", call.kwargs.get("axis"))
+    place = 2 if call.func.__name__ in {"norm"} else 1
+    if dim is None and len(call.args) > place:
+        dim = call.args[place]
+    if isinstance(dim, Tensor) or isinstance(call.kwargs.get("other"), Tensor):
+        return None
+    dims = list(range(x.dim())) if dim is None else ([dim] if isinstance(dim, int) else list(dim))
+    dims = [d % max(x.dim(), 1) for d in dims] or list(range(x.dim()))
+    keep = call.kwargs.get("keepdim", False)
+    bools = [a for a in call.args[place + 1 :] if isinstance(a, bool)]
+    return dims, bool(keep or (bools and bools[-1] and call.func.__name__ in WITH_KEEPDIM))
+
+
+def reduction(call: Call, out: Any) -> Any:
+    """`mean`, `sum`, `amax`, `var` …: the reduced axes go; a channel axis among them is read."""
+    from .pointwise import elementwise
+
+    x = call.args[0] if call.args else call.kwargs["input"]
+    found = reduced_axes(call, x)
+    if found is None:
+        return elementwise(call, out)
+    dims, _ = found
+    results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+    planes = []
+    for plane in call.label(x).planes:
+        axes = set(varying(plane))
+        if axes & set(dims):
+            if len(results) > 1:
+                call.book.pin(plane, f"{call.name} returns places along it")
+            for axis in axes - {max(axes & set(dims))}:
+                call.book.tie(plane, axis)
+            continue
+        for d in sorted(dims, reverse=True):
+            plane = plane.narrow(d, 0, 1) if results[0].dim() == x.dim() else plane.select(d, 0)
+        planes.append(plane.expand(results[0].shape))
+    return planes if isinstance(out, Tensor) else [planes for _ in results]
+
+
+WITH_KEEPDIM = {"mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "prod", "norm", "any", "all"}
+
+
+def pooled(call: Call, out: Any) -> Any:
+    """Pooling and resampling: the axes after the channels change size; channels pass."""
+    x = call.get(0, "input")
+    results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+    name = call.func.__name__
+    rank = next((int(c) for c in name if c.isdigit()), None) or next(
+        (int(c) for c in getattr(call.func, "__qualname__", "") if c.isdigit()), x.dim() - 2
+    )
+    space = list(range(x.dim() - rank, x.dim()))
+    planes = []
+    for plane in call.label(x).planes:
+        if set(varying(plane)) & set(space):
+            call.book.pin(plane, f"{call.name} mixes its neighbours")
+        else:
+            planes.append(resized(plane, space, results[0].shape))
+    return planes if isinstance(out, Tensor) else [planes for _ in results]
+
+
+NORM_RULES: dict[str, Any] = {
+    "batch_norm": batch_norm,
+    "instance_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+    "group_norm": group_norm,
+}
+SOFTMAX = "softmax log_softmax softmin normalize gumbel_softmax".split()
+ORDERED = "cumsum cumprod sort argsort topk kthvalue local_response_norm roll median mode".split()
+REDUCE = """
+mean sum amax amin max min logsumexp var std prod norm any all var_mean std_mean count_nonzero nanmean
+""".split()
+POOL = """
+max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool1d lp_pool2d
+max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices interpolate upsample upsample_nearest
+upsample_bilinear
+""".split()
