@@ -1,0 +1,158 @@
+"""A plan says what stays: plain data, enough on its own to cut a fresh copy of the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import PlanError, UnknownName
+from .graph.coupling import VALUES, Attribute, Coupling, Group, Member, Zero
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A residual branch replaced by zero: its modules become identities, the last of them a zero."""
+
+    name: str
+    path: str
+    nth: int
+    operand: int
+    modules: tuple[str, ...]
+    tensors: tuple[str, ...]
+    zero: Zero
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What stays of a model.
+
+    `kept[g]` lists the channels of `groups[g]` that stay, ascending. `fingerprint` maps each tensor of the dense model
+    to its shape and dtype. `attributes` are the integers that modules remember, as linear forms of the kept widths.
+    """
+
+    fingerprint: Mapping[str, tuple[tuple[int, ...], str]]
+    groups: tuple[Group, ...]
+    kept: tuple[tuple[int, ...], ...]
+    attributes: tuple[Attribute, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+
+    def __post_init__(self) -> None:
+        for group, kept in zip(self.groups, self.kept, strict=True):
+            check_kept(group, kept)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(map(len, self.kept))
+
+    def keep(self, group: str, kept: Sequence[int]) -> Plan:
+        """The same plan with another kept list for one group."""
+        names = [g.name for g in self.groups]
+        if group not in names:
+            raise UnknownName.of("group", group, names)
+        at = names.index(group)
+        return replace(self, kept=(*self.kept[:at], tuple(sorted(kept)), *self.kept[at + 1 :]))
+
+    def masks(self) -> dict[tuple[str, int], Bools]:
+        """The mask view: for each cut axis (tensor, axis) of the dense model, which entries stay."""
+        found: dict[tuple[str, int], Bools] = {}
+        for group, kept in zip(self.groups, self.kept, strict=True):
+            gone = np.ones(group.width, bool)
+            gone[list(kept)] = False
+            for m in group.members:
+                length = self.length(m)
+                mask = found.setdefault((m.tensor, m.axis), np.ones(length, bool))
+                mask[m.positions[gone].reshape(-1)] = False
+        return found
+
+    def length(self, member: Member) -> int:
+        """Dense length of a member's axis; for the values of an index, how many there are."""
+        if member.axis == VALUES:
+            mine = [
+                m.positions.max()
+                for g in self.groups
+                for m in g.members
+                if (m.tensor, m.axis) == (member.tensor, VALUES)
+            ]
+            return int(max(mine)) + 1
+        return self.fingerprint[member.tensor][0][member.axis]
+
+    def then(self, second: Plan) -> Plan:
+        """One plan for the dense model that does what this plan and then `second`, made for the cut model, do."""
+        first, after = self.masks(), second.masks()
+        kept = []
+        for group, mine in zip(self.groups, self.kept, strict=True):
+            stays = np.ones(len(mine), bool)
+            for m in group.members:
+                later = after.get((m.tensor, m.axis))
+                if later is not None:
+                    rank = np.cumsum(first[m.tensor, m.axis]) - 1
+                    places = rank[m.positions[list(mine)]]
+                    inside = np.where(places < later.size, later[np.minimum(places, later.size - 1)], True)
+                    stays &= inside.all(axis=1)
+            kept.append(tuple(np.asarray(mine)[stays].tolist()))
+        drops = {d.name: d for d in (*self.dropped, *second.dropped)}
+        return replace(self, kept=tuple(kept), dropped=tuple(drops.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: numbers, strings, lists and dictionaries."""
+        from .planfile import plan_json
+
+        return plan_json(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Read plain data. Raises PlanError, naming what is wrong, for anything that is no plan."""
+        from .planfile import plan_from
+
+        return plan_from(data)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_json()))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote. Raises PlanError."""
+        try:
+            text = Path(path).read_text()
+        except OSError as error:
+            raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
+        try:
+            return cls.from_json(json.loads(text))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise PlanError(f"{path} is no JSON: {error}") from None
+
+
+def check_kept(group: Group, kept: Sequence[int]) -> None:
+    """Kept channels are ascending, within the group, at least one, and equally many in every block."""
+    ids = np.asarray(kept, np.int64)
+    if ids.size == 0:
+        raise PlanError(f"group {group.name} keeps no channel; at least {group.step} must stay")
+    if ids.min() < 0 or ids.max() >= group.width or (np.diff(ids) <= 0).any():
+        raise PlanError(f"group {group.name}: kept channels must be ascending and within 0 … {group.width - 1}")
+    if group.blocks is not None:
+        counts = np.bincount(group.blocks[ids], minlength=group.step)
+        if (counts != counts[0]).any():
+            raise PlanError(f"group {group.name}: every one of its {group.step} blocks must keep equally many channels")
+
+
+def plan_for(coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: Sequence[str] = ()) -> Plan:
+    """The plan that keeps these channels of each group and drops these residual branches."""
+    zeros = {z.path: z for z in coupling.zeros}
+    found = {r.name: r for r in coupling.blocks}
+    drops = tuple(
+        Dropped(r.name, r.path, r.nth, r.operand, r.modules, r.tensors, zeros[r.modules[-1]])
+        for r in (found[name] for name in dropped)
+    )
+    return Plan(
+        coupling.fingerprint, coupling.groups, tuple(tuple(map(int, k)) for k in kept), coupling.attributes, drops
+    )

@@ -1,0 +1,157 @@
+"""Plans as plain data, and back. Nothing a file says is trusted before it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import PlanError
+from .graph.coupling import Attribute, Form, Group, Ints, Member, Zero
+from .plan import Dropped, Plan
+
+FORMAT = "prunus-plan-1"
+MOST = 1 << 26  # entries of one axis
+
+Fingerprint = Mapping[str, tuple[tuple[int, ...], str]]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Numbers, strings, lists and dictionaries."""
+    return {
+        "format": FORMAT,
+        "fingerprint": {n: [list(shape), dtype] for n, (shape, dtype) in plan.fingerprint.items()},
+        "groups": [group_json(g, kept) for g, kept in zip(plan.groups, plan.kept, strict=True)],
+        "attributes": [
+            {"module": a.path, "name": a.name, "place": a.place, "width": form_json(a.form)} for a in plan.attributes
+        ],
+        "dropped": [dropped_json(d) for d in plan.dropped],
+        "folded": [],
+    }
+
+
+def group_json(group: Group, kept: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "width": group.width,
+        "kept": list(kept),
+        "blocks": None if group.blocks is None else group.blocks.tolist(),
+        "members": [
+            {"tensor": m.tensor, "axis": m.axis, "role": m.role, "positions": packed(m.positions)}
+            for m in group.members
+        ],
+    }
+
+
+def dropped_json(drop: Dropped) -> dict[str, Any]:
+    zero = drop.zero
+    return {
+        "name": drop.name,
+        "module": drop.path,
+        "nth": drop.nth,
+        "operand": drop.operand,
+        "modules": list(drop.modules),
+        "tensors": list(drop.tensors),
+        "zero": {"module": zero.path, "axis": zero.axis, "ratio": list(zero.ratio), "width": form_json(zero.width)},
+    }
+
+
+def plan_from(data: Mapping[str, Any]) -> Plan:
+    """A plan from plain data. Raises PlanError for anything that is none."""
+    try:
+        if data["format"] != FORMAT:
+            raise PlanError(f"this is no plan of format {FORMAT}: format is {data['format']!r}")
+        if data["folded"]:
+            raise PlanError("the plan folds factors, which this version cannot apply")
+        fingerprint = {str(n): (tuple(map(whole, s)), str(dtype)) for n, (s, dtype) in data["fingerprint"].items()}
+        groups = tuple(group_from(g, fingerprint) for g in data["groups"])
+        return Plan(
+            fingerprint=fingerprint,
+            groups=groups,
+            kept=tuple(tuple(map(whole, g["kept"])) for g in data["groups"]),
+            attributes=tuple(
+                Attribute(str(a["module"]), str(a["name"]), whole(a["place"]), form_from(a["width"], len(groups)))
+                for a in data["attributes"]
+            ),
+            dropped=tuple(dropped_from(d, len(groups)) for d in data["dropped"]),
+        )
+    except PlanError:
+        raise
+    except KeyError as error:
+        raise PlanError(f"the plan lacks {error}") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
+        raise PlanError(f"the plan is malformed: {error}") from None
+
+
+def whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PlanError(f"the plan is malformed: {value!r} is no whole number")
+    return value
+
+
+def group_from(data: Mapping[str, Any], fingerprint: Fingerprint) -> Group:
+    name, width = str(data["name"]), whole(data["width"])
+    if not 1 <= width <= MOST:
+        raise PlanError(f"the plan is malformed: group {name} has width {width}")
+    blocks = None if data["blocks"] is None else np.asarray(list(map(whole, data["blocks"])), np.int64)
+    if blocks is not None and (blocks.shape != (width,) or blocks.min() < 0 or blocks.max() >= width):
+        raise PlanError(f"the plan is malformed: the blocks of group {name} do not fit its width {width}")
+    return Group(name, width, tuple(member_from(m, width, fingerprint) for m in data["members"]), blocks)
+
+
+def packed(positions: Ints) -> Any:
+    """Positions as start, step by channel, step by entry and entries where they are regular, else spelled out."""
+    width, entries = positions.shape
+    start = int(positions[0, 0])
+    across = int(positions[1, 0] - start) if width > 1 else 0
+    within = int(positions[0, 1] - start) if entries > 1 else 0
+    regular = start + across * np.arange(width)[:, None] + within * np.arange(entries)[None]
+    if np.array_equal(regular, positions):
+        return {"start": start, "channel": across, "entry": within, "entries": entries}
+    return positions.tolist()
+
+
+def member_from(data: Mapping[str, Any], width: int, fingerprint: Fingerprint) -> Member:
+    tensor, axis, given = str(data["tensor"]), whole(data["axis"]), data["positions"]
+    if tensor not in fingerprint or not -1 <= axis < len(fingerprint[tensor][0]):
+        raise PlanError(f"the plan is malformed: its fingerprint has no axis {axis} of {tensor}")
+    if isinstance(given, Mapping):
+        entries = whole(given["entries"])
+        if not 0 < entries * width <= MOST:
+            raise PlanError(f"the plan is malformed: {tensor} would have {entries * width} entries")
+        steps = np.arange(width)[:, None] * whole(given["channel"]) + np.arange(entries)[None] * whole(given["entry"])
+        positions = whole(given["start"]) + steps
+    else:
+        positions = np.asarray([list(map(whole, row)) for row in given], np.int64)
+    limit = MOST if axis < 0 else fingerprint[tensor][0][axis]
+    if positions.ndim != 2 or positions.shape[0] != width or positions.min() < 0 or positions.max() >= limit:
+        raise PlanError(f"the plan is malformed: positions of {tensor} do not fit a group of width {width}")
+    return Member(tensor, axis, str(data["role"]), positions.astype(np.int64))
+
+
+def form_json(form: Form) -> Any:
+    return {"fixed": form.fixed, "groups": [list(t) for t in form.terms]}
+
+
+def form_from(data: Mapping[str, Any], groups: int) -> Form:
+    terms = tuple((whole(g), whole(n)) for g, n in data["groups"])
+    if any(not 0 <= g < groups for g, _ in terms):
+        raise PlanError("the plan is malformed: a width refers to a group that does not exist")
+    return Form(whole(data["fixed"]), terms)
+
+
+def dropped_from(data: Mapping[str, Any], groups: int) -> Dropped:
+    zero, modules = data["zero"], tuple(map(str, data["modules"]))
+    ratio, axis = tuple(map(whole, zero["ratio"])), whole(zero["axis"])
+    if not modules or axis < 0 or any(r < 1 for r in ratio):
+        raise PlanError(f"the plan is malformed: dropped block {data['name']}")
+    return Dropped(
+        str(data["name"]),
+        str(data["module"]),
+        whole(data["nth"]),
+        whole(data["operand"]),
+        modules,
+        tuple(map(str, data["tensors"])),
+        Zero(str(zero["module"]), axis, ratio, form_from(zero["width"], groups)),
+    )

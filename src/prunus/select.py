@@ -1,0 +1,205 @@
+"""From scores and a target to the channels that stay.
+
+Steps are taken by ascending (score, group, index) until every budget holds; then, in reverse, each step that still
+fits is restored. Both passes use exact integer costs: linear forms of the kept widths, multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import TargetError
+from .graph.coupling import Coupling, Form, Group
+from .target import Target
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Costs of all widths at once: Σ times × Π (fixed + A · widths), for MACs and for parameters."""
+
+    fixed: Ints  # (forms,)
+    matrix: Ints  # (forms, groups)
+    terms: Mapping[str, tuple[Ints, Ints]]  # kind -> times (n,), forms (n, k); form 0 is the constant 1
+    samples: Mapping[str, int]
+
+    def __call__(self, widths: Ints) -> dict[str, int]:
+        """Absolute cost of each kind at these kept widths."""
+        sizes = self.fixed + self.matrix @ widths
+        found = {
+            kind: int((times * sizes[forms].prod(axis=1)).sum()) // self.samples[kind]
+            for kind, (times, forms) in self.terms.items()
+        }
+        return found | {"channels": int(widths.sum())}
+
+    @classmethod
+    def of(cls, coupling: Coupling, dropped: Sequence[str] = ()) -> Costs:
+        """The costs of a coupling, some of its residual branches dropped."""
+        gone = [r for r in coupling.blocks if r.name in set(dropped)]
+        ops = frozenset(op for r in gone for op in r.ops)
+        tensors = frozenset(t for r in gone for t in r.tensors)
+        forms: dict[Form, int] = {Form(1): 0}
+
+        def column(factors: Sequence[Form]) -> list[int]:
+            return [forms.setdefault(form, len(forms)) for form in factors]
+
+        macs = [(w.times, column(w.factors)) for w in coupling.work if w.op not in ops]
+        params = [(1, column(fs)) for name, fs in coupling.tensors.items() if name not in tensors]
+        matrix = np.zeros((len(forms), len(coupling.groups)), np.int64)
+        for form, row in forms.items():
+            for g, times in form.terms:
+                matrix[row, g] += times
+        return cls(
+            np.array([f.fixed for f in forms], np.int64),
+            matrix,
+            {"macs": table(macs), "params": table(params)},
+            {"macs": coupling.samples, "params": 1},
+        )
+
+
+def table(rows: Sequence[tuple[int, list[int]]]) -> tuple[Ints, Ints]:
+    """Times and form indices, padded with the constant 1."""
+    width = max((len(forms) for _, forms in rows), default=0)
+    return (
+        np.array([times for times, _ in rows], np.int64),
+        np.array([forms + [0] * (width - len(forms)) for _, forms in rows], np.int64).reshape(len(rows), width),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The removals that a group allows, cheapest score first: `order[ends[k-1]:ends[k]]` goes at step k."""
+
+    order: Ints
+    ends: Ints
+    scores: Floats
+
+
+def removal_order(group: Group, scores: Floats) -> tuple[Ints, Floats]:
+    """Channels by ascending (score, index), `group.step` at a time: one of every block."""
+    order = np.argsort(scores, kind="stable").astype(np.int64)
+    if group.blocks is None:
+        return order, scores[order]
+    ranks = np.stack([order[group.blocks[order] == b] for b in range(group.step)], axis=1)
+    return ranks.reshape(-1), np.repeat(scores[ranks].mean(axis=1), group.step)
+
+
+def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
+    """Every legal removal under `round`, `min` and `max_rate`. Keeping the dense width is always legal."""
+    order, value = removal_order(group, scores)
+    entries = next((m.positions.shape[1] for m in group.members if m.role == "out"), 1)
+    quantum = math.lcm(group.step, target.round_to // math.gcd(target.round_to, entries))
+    floor = max(1, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
+    widths = np.arange((group.width - 1) // quantum * quantum, max(floor, quantum) - 1, -quantum, dtype=np.int64)
+    ends = group.width - widths
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    means = np.array([value[a:b].mean() for a, b in zip(starts, ends, strict=True)], np.float64)
+    return Steps(order, ends, means)
+
+
+def check_scores(coupling: Coupling, scores: Sequence[Floats]) -> None:
+    """One finite score a channel."""
+    for group, score in zip(coupling.groups, scores, strict=True):
+        if score.shape != (group.width,):
+            raise TargetError(f"group {group.name} has {group.width} channels and got {score.shape} scores")
+        if not np.isfinite(score).all():
+            raise TargetError(f"group {group.name} got scores that are not finite")
+
+
+def to_budget(
+    coupling: Coupling,
+    scores: Sequence[Floats],
+    target: Target,
+    dropped: Sequence[str] = (),
+    *,
+    scope: str | None = None,
+) -> tuple[Ints, ...]:
+    """Kept channels of each group, ascending, so that every budget of the target holds and no removed step fits back.
+
+    `scores[g]` has one number a channel, low goes first. `scope` overrides the target's. Raises TargetError, with the
+    smallest possible cost, where the target cannot be met.
+    """
+    check_scores(coupling, scores)
+    dense = np.array(coupling.widths, np.int64)
+    limits = target.limits({kind: float(value) for kind, value in Costs.of(coupling)(dense).items()})
+    costs = Costs.of(coupling, dropped)
+    steps = [steps_of(g, s, target) for g, s in zip(coupling.groups, scores, strict=True)]
+    group = np.concatenate([np.full(s.ends.size, g) for g, s in enumerate(steps)]).astype(np.int64)
+    nth = np.concatenate([np.arange(s.ends.size) for s in steps]).astype(np.int64)
+    size = np.concatenate([np.diff(s.ends, prepend=0) for s in steps]).astype(np.int64)
+    if (scope or target.scope) == "local":
+        value = np.concatenate([s.ends / g.width for g, s in zip(coupling.groups, steps, strict=True)])
+    else:
+        value = np.concatenate([s.scores for s in steps])
+    order = np.lexsort((nth, group, value))
+
+    def widths_after(taken: int) -> Ints:
+        first = order[:taken]
+        return dense - np.bincount(group[first], weights=size[first], minlength=dense.size).astype(np.int64)
+
+    def fits(widths: Ints) -> bool:
+        now = costs(widths)
+        return all(now[kind] <= limit for kind, limit in limits.items())
+
+    low, high = 0, order.size
+    if not fits(widths_after(high)):
+        raise impossible(limits, costs(widths_after(high)), Costs.of(coupling)(dense))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(widths_after(middle)) else (middle + 1, high)
+    widths = widths_after(low)
+    if target.fill:
+        widths = restored(widths, order[:low], group, size, fits)
+    return tuple(
+        np.sort(s.order[g.width - w :]) for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
+    )
+
+
+def restored(widths: Ints, taken: Ints, group: Ints, size: Ints, fits: object) -> Ints:
+    """Give back, last taken first, each step that still fits. A group whose last step does not fit never fits again."""
+    assert callable(fits)
+    closed: set[int] = set()
+    for step in taken[::-1].tolist():
+        g = int(group[step])
+        if g not in closed:
+            trial = widths.copy()
+            trial[g] += size[step]
+            if fits(trial):
+                widths = trial
+            else:
+                closed.add(g)
+                if len(closed) == widths.size:
+                    break
+    return widths
+
+
+def impossible(limits: Mapping[str, float], least: Mapping[str, int], dense: Mapping[str, int]) -> TargetError:
+    """The refusal, with what would be possible."""
+    parts = [
+        f"{kind} asks for at most {limit:,.0f} ({100 * limit / dense[kind]:.2f} %), the smallest possible is "
+        f"{least[kind]:,} ({100 * least[kind] / dense[kind]:.2f} %)"
+        for kind, limit in limits.items()
+        if least[kind] > limit
+    ]
+    return TargetError("the target cannot be met: " + "; ".join(parts))
+
+
+def to_widths(coupling: Coupling, scores: Sequence[Floats], widths: Sequence[int]) -> tuple[Ints, ...]:
+    """Kept channels of each group, ascending: the highest-scored `widths[g]` of it."""
+    check_scores(coupling, scores)
+    kept = []
+    for group, score, width in zip(coupling.groups, scores, widths, strict=True):
+        if not 1 <= width <= group.width:
+            raise TargetError(f"group {group.name} has {group.width} channels and cannot keep {width}")
+        if width % group.step:
+            raise TargetError(f"group {group.name} must keep a multiple of {group.step} channels, not {width}")
+        order, _ = removal_order(group, score)
+        kept.append(np.sort(order[group.width - width :]))
+    return tuple(kept)

@@ -1,0 +1,95 @@
+"""Widths that a user states: per-group rates as a list or by name, exact widths by layer."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from .errors import TargetError, UnknownName
+from .graph.coupling import Coupling, layer
+from .models.rates import rate_order
+from .rates import kept, parse_rates
+
+Rates = str | Sequence[float] | Mapping[str, float]
+LAYOUTS = ("published", "forward")
+
+
+def groups_by_layer(coupling: Coupling) -> dict[str, list[int]]:
+    """For each layer (and each group name), the groups that its output channels belong to."""
+    found: dict[str, list[int]] = {}
+    for g, group in enumerate(coupling.groups):
+        for name in dict.fromkeys([group.name, *map(layer, group.producers())]):
+            found.setdefault(name, []).append(g)
+    return found
+
+
+def only(name: str, known: Mapping[str, Sequence[int]], coupling: Coupling) -> int:
+    """The one group that a layer stands for."""
+    if name not in known:
+        pinned = next((p for p in coupling.pinned if p.name.startswith(f"{name} ")), None)
+        if pinned:
+            raise TargetError(f"{name} is pinned: {pinned.reason}")
+        raise UnknownName.of("layer or group", name, known)
+    names = [coupling.groups[g].name for g in known[name]]
+    if len(names) > 1:
+        raise TargetError(f"the output of {name} spans {len(names)} groups; name one of them: {', '.join(names)}")
+    return known[name][0]
+
+
+def from_widths(coupling: Coupling, widths: Mapping[str, int]) -> list[int]:
+    """The width of every group: as stated by layer or group name, dense where nothing is said."""
+    known, found = groups_by_layer(coupling), dict[int, int]()
+    for name, width in widths.items():
+        g = only(name, known, coupling)
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise TargetError(f"widths: {name} must be a whole number, not {width!r}")
+        if found.setdefault(g, width) != width:
+            raise TargetError(f"widths: {name} shares a group with a layer that was given {found[g]}, not {width}")
+    return [found.get(g, group.width) for g, group in enumerate(coupling.groups)]
+
+
+def order_of(model: nn.Module, coupling: Coupling, count: int, layout: str) -> list[list[int]]:
+    """Which groups each entry of a list of rates means. A list of the wrong length is refused, with the names."""
+    if layout not in LAYOUTS:
+        raise UnknownName.of("rates_layout", layout, LAYOUTS)
+    forward = [[g] for g in range(len(coupling.groups))]
+    published = (rate_order(model) or {}) if layout == "published" else {}
+    if not published:
+        if count != len(forward):
+            names = ", ".join(f"{g}: {group.name}" for g, group in enumerate(coupling.groups))
+            raise TargetError(f"{count} rates for a net with {len(forward)} groups ({names})")
+        return forward
+    if count not in published:
+        longest = published[max(published)]
+        names = ", ".join(f"{k}: {entry[0]}" for k, entry in enumerate(longest))
+        raise TargetError(
+            f"{count} rates for a net whose published lists have {' or '.join(map(str, sorted(published)))} ({names})"
+        )
+    known = groups_by_layer(coupling)
+    return [sorted({g for name in entry for g in known.get(name, [])}) for entry in published[count]]
+
+
+def from_rates(model: nn.Module, coupling: Coupling, rates: Rates, layout: str, rule: str) -> list[int]:
+    """The width of every group under rates (fractions removed), as a list, as text, or by name or glob."""
+    widths = [group.width for group in coupling.groups]
+
+    def set_rate(g: int, rate: float) -> None:
+        group = coupling.groups[g]
+        widths[g] = max(group.step, kept(group.width, rate, rule) // group.step * group.step)
+
+    if isinstance(rates, Mapping):
+        known = groups_by_layer(coupling)
+        for pattern, rate in rates.items():
+            hit = {g for name, groups in known.items() if fnmatch.fnmatch(name, pattern) for g in groups}
+            if not hit:
+                raise UnknownName.of("layer or group", pattern, known)
+            for g in hit:
+                set_rate(g, rate)
+        return widths
+    values = parse_rates(rates) if isinstance(rates, str) else tuple(rates)
+    for entry, rate in zip(order_of(model, coupling, len(values), layout), values, strict=True):
+        for g in entry:
+            set_rate(g, rate)
+    return widths
