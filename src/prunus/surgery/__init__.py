@@ -1,0 +1,6 @@
+"""Cut a model by a plan, and prove that the cut is exact."""
+
+from .cut import Zero, apply
+from .proof import Proof, replay, verify
+
+__all__ = ["Proof", "Zero", "apply", "replay", "verify"]

@@ -1,0 +1,254 @@
+"""The masked network: full size, but every op that mixes channels reads only the kept ones.
+
+Where zeros are neutral the removed entries read as zero; where channels are counted (norms over channels, means,
+softmax) the op runs over the kept entries and its result is put back in place. Built by intercepting ops of the dense
+model; shares no code with the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ..graph.coupling import VALUES
+from ..graph.labels import Check, varying
+from ..graph.record import SUMS, Call, Tracer
+from ..graph.rules import functions, table
+from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
+from ..plan import Plan
+
+DROPOUT = frozenset(
+    functions(
+        ["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"]
+    )
+)
+LOW = {torch.float32, torch.float16, torch.bfloat16}
+
+
+def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], double: bool) -> Any:
+    """A call with dropout off and, on float64 copies, without casts to a lower precision."""
+    if call in DROPOUT:
+        return args[0]
+    if double:
+        if call in {Tensor.float, Tensor.half, Tensor.bfloat16}:
+            return args[0].double()
+        args, kwargs = tree_map(lambda v: torch.float64 if v in LOW else v, (args, kwargs), is_leaf=is_leaf)
+    return call(*args, **kwargs)
+
+
+def is_leaf(value: Any) -> bool:
+    return isinstance(value, (Tensor, torch.dtype))
+
+
+class Neutral(TorchFunctionMode):
+    """Runs the cut network under the same conditions as the masked one."""
+
+    def __init__(self, double: bool) -> None:
+        super().__init__()
+        self.double = double
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return neutral(func, args, kwargs or {}, self.double)
+
+
+def channel_ids(plan: Plan, kept_only: bool) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
+    """Ids of the channels on every axis of the dense (or the cut) model, and which ids are removed."""
+    start, gone = 0, []
+    ids: dict[tuple[str, int], Tensor] = {}
+    for group, kept in zip(plan.groups, plan.kept, strict=True):
+        mine = torch.arange(start, start + group.width)
+        for m in group.members:
+            if m.axis != VALUES:
+                axis = ids.setdefault((m.tensor, m.axis), torch.full((plan.length(m),), -2))
+                axis[torch.from_numpy(m.positions)] = mine[:, None]
+        removed = torch.ones(group.width, dtype=torch.bool)
+        removed[list(kept)] = False
+        gone.append(removed)
+        start += group.width
+    removed = torch.cat(gone) if gone else torch.zeros(0, dtype=torch.bool)
+    if kept_only:
+        ids = {key: axis[(axis < 0) | ~removed[axis.clamp(min=0)]] for key, axis in ids.items()}
+    return ids, removed
+
+
+@dataclass
+class Masking:
+    """Executes the calls of the dense model so that removed channels are never read."""
+
+    removed: Tensor
+    dropped: frozenset[tuple[str, int, int]]
+    double: bool
+    counted: bool = True  # evaluate counting ops over the kept entries; False: plain zeroing
+    compacted: dict[str, None] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, call: Call) -> Any:
+        kind = READS.get(call.func)
+        if call.func.__name__ in SUMS and len(call.args) == 2:
+            call = self.without_dropped(call)
+        if kind is None:
+            return neutral(call.func, call.args, call.kwargs, self.double)
+        return kind(self, call)
+
+    def run(self, call: Call, args: Sequence[Any]) -> Any:
+        return neutral(call.func, tuple(args), call.kwargs, self.double)
+
+    def gone(self, call: Call, tensor: Tensor) -> list[Tensor]:
+        """For each plane, a mask of the entries that belong to removed channels, broadcastable to the tensor."""
+        masks = []
+        for plane in call.label(tensor).planes:
+            axes = varying(plane)
+            small = plane[tuple(slice(None) if d in axes else slice(0, 1) for d in range(plane.dim()))]
+            mask = (small >= 0) & self.removed[small.clamp(min=0)]
+            if bool(mask.any()):
+                masks.append(mask.to(tensor.device))
+        return masks
+
+    def zeroed(self, call: Call, tensor: Any) -> Any:
+        if isinstance(tensor, Tensor) and tensor in call.tracer.labels:
+            for mask in self.gone(call, tensor):
+                tensor = tensor.masked_fill(mask, 0)
+        return tensor
+
+    def without_dropped(self, call: Call) -> Call:
+        nth = self.sums.get(call.path, 0)
+        self.sums[call.path] = nth + 1
+        for operand in (0, 1):
+            if (call.path, nth, operand) in self.dropped:
+                other = call.args[1 - operand]
+                args = (other, torch.zeros_like(other)) if operand else (torch.zeros_like(other), other)
+                return Call(call.func, args, call.kwargs, call.module, call.path, call.tracer, call.index)
+        return call
+
+    def kept(self, call: Call, x: Tensor, axis: int) -> Tensor | None:
+        """Indices of the kept entries along an axis, None where all stay."""
+        axis %= x.dim()
+        for mask in self.gone(call, x):
+            if mask.shape[axis] > 1:
+                line = mask.movedim(axis, 0).reshape(mask.shape[axis], -1)[:, 0]
+                if self.counted:
+                    self.compacted.setdefault(call.path)
+                return torch.nonzero(~line).reshape(-1)
+        return None
+
+    def back(self, small: Tensor, like: Tensor, axis: int, keep: Tensor) -> Tensor:
+        """Put the entries of `small` back to their places along an axis."""
+        shape = list(small.shape)
+        shape[axis] = like.shape[axis]
+        return small.new_zeros(shape).index_copy(axis, keep, small)
+
+
+def sums_up(mask: Masking, call: Call) -> Any:
+    """Convolution, linear, matmul: removed entries read as zero."""
+    kwargs = {k: mask.zeroed(call, v) for k, v in call.kwargs.items()}
+    return neutral(call.func, tuple(mask.zeroed(call, a) for a in call.args), kwargs, mask.double)
+
+
+def over_last(mask: Masking, call: Call) -> Any:
+    """Layer norm, RMS norm over the kept entries of the normalised axes."""
+    x, shape = call.get(0, "input"), list(call.get(1, "normalized_shape"))
+    affine = [call.get(2, "weight"), call.get(3, "bias") if call.func.__name__ == "layer_norm" else None]
+    eps = call.kwargs.get("eps", call.args[-1] if isinstance(call.args[-1], float) else None)
+    undo = []
+    for place in range(len(shape)):
+        axis = x.dim() - len(shape) + place
+        keep = mask.kept(call, x, axis)
+        if keep is None:
+            continue
+        if not mask.counted:
+            x = mask.zeroed(call, x)
+            continue
+        undo.append((axis, keep, x))
+        x = x.index_select(axis, keep)
+        shape[place] = keep.numel()
+        affine = [t if t is None else t.index_select(place, keep) for t in affine]
+    named = {"weight": affine[0]} | ({"bias": affine[1]} if call.func.__name__ == "layer_norm" else {})
+    named |= {} if eps is None else {"eps": eps}
+    out = call.func(x, tuple(shape), **named)
+    for axis, keep, like in reversed(undo):
+        out = mask.back(out, like, axis, keep)
+    return out
+
+
+def over_groups(mask: Masking, call: Call) -> Any:
+    """Group norm over the kept channels of each group."""
+    x = call.get(0, "input")
+    keep = mask.kept(call, x, 1)
+    if keep is None or not mask.counted:
+        return mask.run(call, [mask.zeroed(call, x), *call.args[1:]])
+    weight, bias = (t if t is None else t.index_select(0, keep) for t in (call.get(2, "weight"), call.get(3, "bias")))
+    eps = call.get(4, "eps", 1e-5)
+    return mask.back(F.group_norm(x.index_select(1, keep), call.get(1, "num_groups"), weight, bias, eps), x, 1, keep)
+
+
+def over_axis(mask: Masking, call: Call) -> Any:
+    """Softmax and its like over the kept entries of their axis."""
+    name = call.func.__name__
+    place, default = (2, 1) if name == "normalize" else (1, -1)
+    dim = call.get(place, "dim", default)
+    x = call.args[0] if call.args else call.kwargs["input"]
+    keep = mask.kept(call, x, dim) if isinstance(dim, int) else None
+    if keep is None or not mask.counted:
+        return mask.run(call, [mask.zeroed(call, x) if keep is not None else x, *call.args[1:]])
+    return mask.back(mask.run(call, [x.index_select(dim, keep), *call.args[1:]]), x, dim % x.dim(), keep)
+
+
+def reduces(mask: Masking, call: Call) -> Any:
+    """Mean, sum, maximum … over the kept entries of the reduced axes."""
+    x = call.args[0] if call.args else call.kwargs["input"]
+    found = reduced_axes(call, x)
+    args = list(call.args)
+    for axis in found[0] if found and args else ():
+        keep = mask.kept(call, x, axis)
+        if keep is not None:
+            args[0] = args[0].index_select(axis, keep) if mask.counted else mask.zeroed(call, x)
+    return mask.run(call, args)
+
+
+def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
+    from ..models.shortcut import take
+
+    families: list[tuple[list[str], Callable[[Masking, Call], Any]]] = [
+        (
+            [
+                "conv1d",
+                "conv2d",
+                "conv3d",
+                "conv_transpose1d",
+                "conv_transpose2d",
+                "conv_transpose3d",
+                "linear",
+                "matmul",
+                "mm",
+                "bmm",
+                "__matmul__",
+                "__rmatmul__",
+                "addmm",
+                "baddbmm",
+            ],
+            sums_up,
+        ),
+        (["layer_norm", "rms_norm"], over_last),
+        (["group_norm"], over_groups),
+        (SOFTMAX, over_axis),
+        (REDUCE, reduces),
+    ]
+    return {take: sums_up} | {func: kind for names, kind in families for func in functions(names)}
+
+
+READS = reads()
+
+
+def masked_tracer(model: nn.Module, plan: Plan, *, double: bool, counted: bool = True) -> tuple[Tracer, Masking]:
+    """A tracer that runs the dense `model` as the masked network of the plan."""
+    ids, removed = channel_ids(plan, kept_only=False)
+    dropped = frozenset((d.path, d.nth, d.operand) for d in plan.dropped)
+    masking = Masking(removed, dropped, double, counted)
+    return Tracer(model, Check(ids), table(), masking), masking

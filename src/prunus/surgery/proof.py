@@ -1,0 +1,307 @@
+"""The proof: the cut network computes what the masked one computes, on the user's own model and example."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..errors import ExampleError, ProofError
+from ..graph.coupling import VALUES
+from ..graph.labels import Check
+from ..graph.record import Tracer, as_found, call_model, example_tensors, unwrapped
+from ..graph.rules import table
+from ..graph.trace import outputs, run
+from ..plan import Plan
+from .masked import Neutral, channel_ids, masked_tracer
+
+TOLERANCE = 1e-8  # of the largest value of what is compared
+BATCH = 4
+SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Largest differences between the masked and the cut network, each relative to the largest value compared.
+
+    The float64 differences `eval`, `train` (outputs with batch statistics), `statistics` (running statistics after one
+    train forward) and `gradients` (of kept entries, one backward) decide. `fp32` is the eval difference in the model's
+    own dtype. `statistics_shift` is the distance to the plainly zeroed network, caused by `shifted_by`. The proof
+    holds for the control path of the given example.
+    """
+
+    eval: float
+    train: float
+    statistics: float
+    gradients: float
+    fp32: float
+    statistics_shift: float = 0.0
+    shifted_by: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    tolerance: float = TOLERANCE
+
+    @property
+    def worst(self) -> float:
+        return max(self.eval, self.train, self.statistics, self.gradients)
+
+    @property
+    def holds(self) -> bool:
+        return self.worst <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "proven" if self.holds else "NOT equal"
+        text = (
+            f"masked == cut: {verdict}; eval {self.eval:.1e}, train {self.train:.1e}, running statistics "
+            f"{self.statistics:.1e}, gradients {self.gradients:.1e} (float64, limit {self.tolerance:.0e}); "
+            f"own dtype {self.fp32:.1e}"
+        )
+        if self.shifted_by:
+            text += f"; {self.statistics_shift:.1e} from the plainly zeroed network ({', '.join(self.shifted_by[:3])})"
+        return "; ".join((text, *self.notes))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a cut network does not run as its plan says, and the groups involved."""
+
+    why: str
+    groups: tuple[int, ...]
+
+
+def trouble(small: nn.Module, plan: Plan, example: Any) -> Trouble | None:
+    """Run the cut network once on kept ids: does every op receive them in the order in which its entries were
+    gathered?
+    """
+    ids, _ = channel_ids(plan, kept_only=True)
+    check = Check(ids)
+    tracer = Tracer(small, check, table())
+    with as_found(small), torch.no_grad():
+        for module in small.modules():
+            module.training = False
+        try:
+            run(tracer, small, example)
+        except ExampleError as error:
+            planes = [plane for t in tracer.failed for plane in tracer.label(t).planes]
+            return Trouble(f"the cut network does not run {str(error).partition(': ')[2]}", groups_of(plan, planes))
+    return Trouble(f"the cut is not legal: {check.clash}", groups_of(plan, check.clashing)) if check.clash else None
+
+
+def groups_of(plan: Plan, ids: Sequence[Tensor]) -> tuple[int, ...]:
+    """The groups that these channel ids belong to."""
+    starts = torch.tensor([0, *itertools.accumulate(g.width for g in plan.groups)])
+    found = {
+        g for t in ids for g in (torch.searchsorted(starts, t[t >= 0].reshape(-1), right=True) - 1).unique().tolist()
+    }
+    return tuple(sorted(found))
+
+
+def replay(small: nn.Module, plan: Plan, example: Any) -> None:
+    """The cheapest self-check, see `trouble`. Raises ProofError with the module and the op."""
+    found = trouble(small, plan, example)
+    if found:
+        names = ", ".join(plan.groups[g].name for g in found.groups[:3])
+        raise ProofError(found.why + (f" (groups {names})" if names else ""))
+
+
+def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tolerance: float = TOLERANCE) -> Proof:
+    """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
+
+    Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout off, at least 4
+    samples), with one backward. Neither argument is changed. Raises ProofError above `tolerance`.
+    """
+    start = time.perf_counter()
+    dense = unwrapped(model)
+    notes: list[str] = []
+    wide, narrow = as_double(dense), as_double(small)
+    sample = tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, example)
+    with default_dtype(torch.float64):
+        tracer, masking = masked_tracer(wide, plan, double=True)
+        reference = ran(wide, lambda: run(tracer, wide, sample), training=False)
+        result = ran(narrow, lambda: neutral_run(narrow, sample, True), training=False)
+        in_eval = compared(reference, result, "eval outputs")
+        shift = 0.0
+        if masking.compacted:
+            plain, _ = masked_tracer(wide, plan, double=True, counted=False)
+            shift = compared(reference, ran(wide, lambda: run(plain, wide, sample), training=False), "outputs")
+        in_train, statistics, gradients = train_mode(wide, narrow, plan, sample, notes)
+    own = own_dtype(dense, small, plan, example)
+    proof = Proof(
+        in_eval,
+        in_train,
+        statistics,
+        gradients,
+        own,
+        shift,
+        tuple(masking.compacted),
+        tuple(notes),
+        time.perf_counter() - start,
+        tolerance,
+    )
+    if not proof.holds:
+        raise ProofError(f"the cut network differs from the masked one ({proof}); the model was left untouched")
+    return proof
+
+
+def as_double(model: nn.Module) -> nn.Module:
+    """A float64 copy with every parameter trainable where it can be."""
+    twin = copy.deepcopy(model).double()
+    for parameter in twin.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(True)
+    return twin
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(old)
+
+
+def seeded() -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+def ran(model: nn.Module, forward: Callable[[], Any], *, training: bool) -> list[Tensor]:
+    """Outputs of one forward without gradients; the model's mode, buffers and random states are put back."""
+    with as_found(model), torch.no_grad():
+        seeded()
+        for module in model.modules():
+            module.training = training
+        return [t.detach().clone() for t in outputs(forward())]
+
+
+def neutral_run(model: nn.Module, example: Any, double: bool) -> Any:
+    with Neutral(double):
+        return call_model(model, example)
+
+
+def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
+    """max|a − b| over the largest |a|, or over `scale`."""
+    if a.shape != b.shape:
+        raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
+    if not a.numel():
+        return 0.0
+    if not a.is_floating_point() and not a.is_complex():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    a, b = a.detach(), b.detach()
+    if torch.equal(a, b):
+        return 0.0
+    size = float(a.abs().max()) if scale is None else scale
+    gap = float((a - b).abs().max())
+    return gap / size if size > 0 and gap == gap else float("inf")
+
+
+def compared(reference: list[Tensor], result: list[Tensor], what: str) -> float:
+    if len(reference) != len(result):
+        raise ProofError(f"{what}: the masked network returns {len(reference)} tensors, the cut one {len(result)}")
+    return max((difference(a, b) for a, b in zip(reference, result, strict=True)), default=0.0)
+
+
+def batched(example: Any) -> Any:
+    """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
+    sizes = {t.shape[0] for t in example_tensors(example) if t.dim() > 1}
+    if len(sizes) != 1 or any(t.dim() == 1 and t.shape[0] not in sizes for t in example_tensors(example)):
+        return None
+    noise = torch.Generator().manual_seed(0)
+
+    def widen(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        wide = value[:BATCH].repeat(-(-BATCH // value.shape[0]), *[1] * (value.dim() - 1))[:BATCH]
+        if value.is_floating_point() and value.shape[0] < BATCH:
+            size = value.detach().std(correction=0).item() or 1.0
+            extra = torch.randn(wide.shape, generator=noise, dtype=torch.float64).to(wide)
+            extra[: value.shape[0]] = 0
+            wide = wide + 0.3 * size * extra
+        return wide
+
+    return tree_map(widen, example)
+
+
+def train_mode(
+    wide: nn.Module, narrow: nn.Module, plan: Plan, sample: Any, notes: list[str]
+) -> tuple[float, float, float]:
+    """Differences of outputs, running statistics and gradients of one train step."""
+    batch = batched(sample)
+    if batch is None:
+        notes.append("the example has no batch axis: norms stayed in eval mode")
+    tracer, _ = masked_tracer(wide, plan, double=True)
+    reference = stepped(wide, lambda: run(tracer, wide, sample if batch is None else batch), batch is not None)
+    forward = lambda: neutral_run(narrow, sample if batch is None else batch, True)  # noqa: E731
+    result = stepped(narrow, forward, batch is not None)
+    in_train = compared(reference, result, "train outputs")
+    masks = plan.masks()
+    buffers, small_buffers = dict(wide.named_buffers()), dict(narrow.named_buffers())
+    statistics = max(
+        (
+            difference(kept_entries(b, n, masks), small_buffers[n])
+            for n, b in buffers.items()
+            if n in small_buffers and (n, VALUES) not in masks
+        ),
+        default=0.0,
+    )
+    grads = {n: p.grad for n, p in wide.named_parameters() if p.grad is not None}
+    largest = max((float(g.abs().max()) for g in grads.values() if g.numel()), default=0.0)
+    gradients = 0.0
+    for name, parameter in narrow.named_parameters():
+        want = kept_entries(grads[name], name, masks) if name in grads else None
+        if want is None or parameter.grad is None:
+            if (0.0 if want is None else float(want.abs().max())) > TOLERANCE * largest or (
+                parameter.grad is not None and float(parameter.grad.abs().max()) > TOLERANCE * largest
+            ):
+                raise ProofError(f"{name} has a gradient in only one of the two networks")
+            continue
+        scale = max(float(want.abs().max()), SMALL * largest)
+        gradients = max(gradients, difference(want, parameter.grad, scale))
+    return in_train, statistics, gradients
+
+
+def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool) -> list[Tensor]:
+    """Outputs of one train forward; gradients and running statistics are left on the model."""
+    for module in model.modules():
+        module.training = statistics or not hasattr(module, "running_mean")
+    seeded()
+    with torch.enable_grad():
+        made = list(outputs(forward()))
+        cotangent = torch.Generator().manual_seed(1)
+        loss = sum(
+            (t * torch.randn(t.shape, generator=cotangent, dtype=torch.float64).to(t)).sum()
+            for t in made
+            if t.is_floating_point() and t.requires_grad
+        )
+        if isinstance(loss, Tensor):
+            loss.backward()
+    return [t.detach() for t in made]
+
+
+def kept_entries(tensor: Tensor, name: str, masks: Mapping[tuple[str, int], Any]) -> Tensor:
+    """Entries of a tensor of the dense model that the plan keeps."""
+    for axis in range(tensor.dim()):
+        mask = masks.get((name, axis))
+        if mask is not None:
+            tensor = tensor[(slice(None),) * axis + (torch.from_numpy(np.flatnonzero(mask)).to(tensor.device),)]
+    return tensor
+
+
+def own_dtype(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> float:
+    """The eval difference in the model's own dtype."""
+    tracer, _ = masked_tracer(dense, plan, double=False)
+    reference = ran(dense, lambda: run(tracer, dense, example), training=False)
+    return compared(reference, ran(small, lambda: neutral_run(small, example, False), training=False), "eval outputs")
