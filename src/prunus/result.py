@@ -1,0 +1,67 @@
+"""What prune() returns."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+from torch import nn
+
+from .costs import Cost
+from .graph.coupling import Coupling
+from .plan import Plan
+from .surgery import Proof
+from .target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """The smaller model, the plan that makes it, costs before and after, and the proof.
+
+    `model` is an ordinary module of the same class. `notes` say where granularity left a gap to the budget.
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Cost
+    after: Cost
+    coupling: Coupling
+    proof: Proof | None
+    target: Target | None = None
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[tuple[str, int, int]]:
+        """(group, width before, width after), in forward order."""
+        return [(g.name, g.width, len(k)) for g, k in zip(self.plan.groups, self.plan.kept, strict=True)]
+
+    def facts(self) -> list[str]:
+        """Costs, proof, pinned channels and notes, a line each."""
+        lines = [
+            f"{kind}: {was:,} -> {now:,} ({100 * now / was:.2f} %)"
+            for kind, was, now in (
+                ("macs", self.before.macs, self.after.macs),
+                ("params", self.before.params, self.after.params),
+                ("bytes", self.before.bytes, self.after.bytes),
+            )
+            if was
+        ]
+        lines += [str(self.proof)] if self.proof else ["not proven: check=False"]
+        lines += [f"dropped: {d.name}" for d in self.plan.dropped]
+        lines += [f"pinned: {p.name} ({p.width}): {p.reason}" for p in self.coupling.pinned]
+        lines += [f"no rule: {op}" for op in self.coupling.unknown_ops]
+        return lines + [f"note: {note}" for note in self.notes]
+
+    def __str__(self) -> str:
+        wide = max((len(name) for name, _, _ in self.rows()), default=0)
+        table = [f"{name:<{wide}}  {was:>5} -> {now:>5}" for name, was, now in self.rows()]
+        return "\n".join([*table, *self.facts()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{was}</td><td>{now}</td></tr>" for name, was, now in self.rows()
+        )
+        facts = "".join(f"<li>{html.escape(line)}</li>" for line in self.facts())
+        head = "<tr><th>group</th><th>width</th><th>kept</th></tr>"
+        return f"<table>{head}{cells}</table><ul>{facts}</ul>"
