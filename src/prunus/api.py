@@ -40,6 +40,12 @@ def prune(
     keep_rule: str = "exact",
     check: bool = True,
     seed: int = 0,
+    data: Any = None,
+    loss: Any = None,
+    evaluate: Any = None,
+    repair: Sequence[str] = (),
+    steps: int = 1,
+    between: Any = None,
 ) -> Pruned:
     """A smaller copy of `model` within a budget, proven to compute what the masked model computes.
 
@@ -52,6 +58,8 @@ def prune(
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
     dense = unwrapped(model)
+    later = {"data": data, "loss": loss, "evaluate": evaluate, "repair": repair, "between": between}
+    not_yet([name for name, value in later.items() if value] + (["steps"] if steps != 1 else []))
     chosen, goal = method_of(method), parsed(target, rates, widths, drop)
     check_finite(dense)
     coupling = trace(dense, example, pin=pin)
@@ -102,6 +110,12 @@ def parsed(
     if goal is not None and goal.blocks:
         raise TargetError("blocks= is not available yet; name the blocks with drop=")
     return goal
+
+
+def not_yet(names: Sequence[str]) -> None:
+    """Arguments of the public signature that no method here uses are refused, not ignored."""
+    if names:
+        raise InputError(f"{', '.join(names)}: not available yet; the methods here rank channels by weights alone")
 
 
 def check_finite(model: nn.Module) -> None:

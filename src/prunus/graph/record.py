@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError, ModelError
-from .labels import Book, Label, compress, varying, vector
+from .labels import Book, Check, Label, compress, varying, vector
 
 Rule = Callable[["Call", Any], Any]
 
@@ -183,7 +183,8 @@ class Tracer(TorchFunctionMode):
             out = self.execute(call) if self.execute else func(*args, **call.kwargs)
             results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
             if results or getattr(self.rules.get(func), "statement", False):
-                self.follow(call, out, results)
+                with torch._C._DisableTorchDispatch():  # the witness need not see what the rules do
+                    self.follow(call, out, results)
             return out
         finally:
             self.depth -= 1
@@ -242,6 +243,8 @@ class Tracer(TorchFunctionMode):
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
         if len(self.stack) > 1 and self.stack[-1][0] is module:
             path = self.stack.pop()[1]
+            if isinstance(self.book, Check):
+                return
             taken = next((t for t in tree_iter(args) if isinstance(t, Tensor)), None)
             if isinstance(out, Tensor) and taken is not None:
                 planes = [p for p in self.label(out).planes if len(varying(p)) == 1]

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from ..graph.coupling import VALUES
 from ..graph.labels import Check, varying
@@ -39,12 +38,14 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     if double:
         if call in {Tensor.float, Tensor.half, Tensor.bfloat16}:
             return args[0].double()
-        args, kwargs = tree_map(lambda v: torch.float64 if v in LOW else v, (args, kwargs), is_leaf=is_leaf)
+        args = tuple(raised(a) for a in args)
+        kwargs = {k: raised(v) for k, v in kwargs.items()}
     return call(*args, **kwargs)
 
 
-def is_leaf(value: Any) -> bool:
-    return isinstance(value, (Tensor, torch.dtype))
+def raised(value: Any) -> Any:
+    """A dtype below float64 becomes float64."""
+    return torch.float64 if isinstance(value, torch.dtype) and value in LOW else value
 
 
 class Neutral(TorchFunctionMode):
