@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
+from .asked import check_blocks, check_example, names, not_yet, the_model, the_target
 from .costs import Cost, cost
-from .errors import InputError, ModelError, TargetError, UnknownName
 from .graph.coupling import Coupling
-from .graph.record import unwrapped
 from .graph.trace import nothing
 from .methods import Method, method_of
-from .methods.score import Floats
+from .methods.score import scores_of
 from .plan import Plan, plan_for
 from .result import Pruned
-from .select import Costs, Ints, to_budget, to_widths
+from .select import Costs, to_budget, to_widths
 from .surgery import apply, replay, verify
 from .surgery.trial import settle
 from .target import Target
@@ -34,8 +34,8 @@ def prune(
     *,
     rates: Rates | None = None,
     widths: Mapping[str, int] | None = None,
-    drop: Sequence[str] = (),
-    pin: Sequence[str | nn.Module] = (),
+    drop: str | Iterable[str] = (),
+    pin: str | nn.Module | Iterable[str | nn.Module] = (),
     rates_layout: str = "published",
     keep_rule: str = "exact",
     check: bool = True,
@@ -43,7 +43,7 @@ def prune(
     data: Any = None,
     loss: Any = None,
     evaluate: Any = None,
-    repair: Sequence[str] = (),
+    repair: Any = (),
     steps: int = 1,
     between: Any = None,
 ) -> Pruned:
@@ -57,109 +57,64 @@ def prune(
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
-    dense = unwrapped(model)
-    later = {"data": data, "loss": loss, "evaluate": evaluate, "repair": repair, "between": between}
-    not_yet([name for name, value in later.items() if value] + (["steps"] if steps != 1 else []))
-    chosen, goal = method_of(method), parsed(target, rates, widths, drop)
-    check_finite(dense)
+    dense, drop, chosen = the_model(model), names(drop), method_of(method)
+    goal = the_target(target, rates, widths, drop)
+    not_yet(
+        data=data, loss=loss, evaluate=evaluate, repair=repair, between=between, steps=None if steps == 1 else steps
+    )
     coupling = trace(dense, example, pin=pin)
     check_blocks(coupling, drop)
     if not coupling.groups and not drop:
         raise nothing(coupling)
-    scores = chosen.score(dense, coupling, seed=seed)
-    kept = selected(dense, coupling, scores, goal, chosen, rates, widths, drop, rates_layout, keep_rule)
+    scores = scores_of(chosen, dense, coupling, seed)
+    notes: tuple[str, ...] = ()
+    if goal is not None:
+        kept = to_budget(coupling, scores, goal, drop, scope=getattr(chosen, "scope", None))
+        notes = remarks(coupling, goal, [len(k) for k in kept], drop)
+    elif rates is not None:
+        wanted, notes = from_rates(dense, coupling, rates, rates_layout, keep_rule)
+        kept = to_widths(coupling, scores, wanted)
+    else:
+        kept = to_widths(coupling, scores, from_widths(coupling, {} if widths is None else widths))
     plan = plan_for(coupling, kept, drop)
     small = apply(dense, plan)
     replay(small, plan, example)
     proof = verify(dense, small, plan, example) if check else None
-    before, after = cost(dense, example), cost(small, example)
-    return Pruned(small, plan, before, after, coupling, proof, goal, remarks(coupling, goal, plan, drop))
+    return Pruned(small, plan, cost(dense, example), cost(small, example), coupling, proof, goal, notes)
 
 
-def trace(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
+def trace(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
     """What is coupled in `model`: groups, what is pinned and why, unknown ops. Changes nothing.
 
     A trial cut of one step from every group shows which widths are written down as numbers; those groups are pinned
     too. Raises ExampleError, ModelError, UnknownName.
     """
-    return settle(unwrapped(model), example, pin)
+    dense = the_model(model)
+    check_example(example)
+    return counted(settle(dense, example, names(pin)), dense, example)
 
 
-def inspect(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
+def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:
+    """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work."""
+    sample = cost(model, example).macs
+    if coupling.macs() == sample:
+        return coupling
+    whole = cost(model, example, whole=True).macs
+    fixed = max(0, whole - replace(coupling, samples=1).macs())
+    return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
+
+
+def inspect(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
     """Print what `trace` finds, as a tree, and return it."""
     found = trace(model, example, pin=pin)
     print(found)
     return found
 
 
-def parsed(
-    target: str | Target | None, rates: Rates | None, widths: Mapping[str, int] | None, drop: Sequence[str]
-) -> Target | None:
-    """The target as an object. Exactly one of target, rates and widths is wanted; dropped blocks may stand alone."""
-    given = [name for name, value in (("target", target), ("rates", rates), ("widths", widths)) if value is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} were given; one of them says how much stays")
-    if not given and not drop:
-        raise InputError('nothing says how much stays: pass target="macs=50%", rates=, widths= or drop=')
-    goal = Target.parse(target) if isinstance(target, str) else target
-    if goal is not None and not isinstance(goal, Target):
-        raise InputError(f"target is text or a Target, not {type(goal).__name__}")
-    for kind in ("latency", "weights"):
-        if goal is not None and getattr(goal, kind) is not None:
-            raise TargetError(f"{kind}= is not available yet; use macs=, params= or channels=")
-    if goal is not None and goal.blocks:
-        raise TargetError("blocks= is not available yet; name the blocks with drop=")
-    return goal
-
-
-def not_yet(names: Sequence[str]) -> None:
-    """Arguments of the public signature that no method here uses are refused, not ignored."""
-    if names:
-        raise InputError(f"{', '.join(names)}: not available yet; the methods here rank channels by weights alone")
-
-
-def check_finite(model: nn.Module) -> None:
-    """Scores of a model with NaN or infinite weights mean nothing."""
-    for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
-            raise ModelError(f"{name} holds values that are not finite (NaN or infinity)")
-
-
-def check_blocks(coupling: Coupling, drop: Iterable[str]) -> None:
-    names = [r.name for r in coupling.blocks]
-    for name in drop:
-        if name not in names:
-            raise UnknownName.of("residual block", name, names)
-
-
-def selected(
-    model: nn.Module,
-    coupling: Coupling,
-    scores: tuple[Floats, ...],
-    goal: Target | None,
-    method: Method,
-    rates: Rates | None,
-    widths: Mapping[str, int] | None,
-    drop: Sequence[str],
-    layout: str,
-    rule: str,
-) -> tuple[Ints, ...]:
-    """Kept channels of every group."""
-    if goal is not None:
-        return to_budget(coupling, scores, goal, drop, scope=method.scope)
-    if rates is not None:
-        return to_widths(coupling, scores, from_rates(model, coupling, rates, layout, rule))
-    return to_widths(coupling, scores, from_widths(coupling, widths or {}))
-
-
-def remarks(coupling: Coupling, goal: Target | None, plan: Plan, drop: Sequence[str]) -> tuple[str, ...]:
+def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str, ...]) -> tuple[str, ...]:
     """What the granularity allowed, where it is more than half a percent of the dense cost below the budget."""
-    if goal is None:
-        return ()
-    import numpy as np
-
-    dense = Costs.of(coupling)(np.array(coupling.widths))
-    got = Costs.of(coupling, drop)(np.array(plan.widths))
+    dense = Costs.of(coupling)(np.array(coupling.widths, np.int64))
+    got = Costs.of(coupling, drop)(np.array(widths, np.int64))
     limits = goal.limits({kind: float(v) for kind, v in dense.items()})
     slack = {kind: (limit - got[kind]) / dense[kind] for kind, limit in limits.items()}
     if not slack or min(slack.values()) <= 0.005:

@@ -20,7 +20,9 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Dropped:
-    """A residual branch replaced by zero: its modules become identities, the last of them a zero."""
+    """A residual branch replaced by zero: the first of its modules starts it with zeros, the last gives them their
+    shape, those between become identities.
+    """
 
     name: str
     path: str
@@ -123,13 +125,14 @@ class Plan:
     def load(cls, path: str | Path) -> Plan:
         """Read a plan that `save` wrote. Raises PlanError."""
         try:
-            text = Path(path).read_text()
+            content = Path(path).read_bytes()
         except OSError as error:
             raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
         try:
-            return cls.from_json(json.loads(text))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise PlanError(f"{path} is no JSON: {error}") from None
+            data = json.loads(content)
+        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting without end
+            raise PlanError(f"{path} is no JSON: {str(error).splitlines()[0]}") from None
+        return cls.from_json(data)
 
 
 def check_kept(group: Group, kept: Sequence[int]) -> None:

@@ -31,8 +31,10 @@ class Pruned:
     notes: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, int, int]]:
-        """(group, width before, width after), in forward order."""
-        return [(g.name, g.width, len(k)) for g, k in zip(self.plan.groups, self.plan.kept, strict=True)]
+        """(group, width before, width after), in forward order; groups of dropped branches are gone."""
+        gone = self.coupling.without([d.name for d in self.plan.dropped])[2]
+        pairs = enumerate(zip(self.plan.groups, self.plan.kept, strict=True))
+        return [(g.name, g.width, len(kept)) for i, (g, kept) in pairs if i not in gone]
 
     def facts(self) -> list[str]:
         """Costs, proof, pinned channels and notes, a line each."""

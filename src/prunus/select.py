@@ -28,23 +28,23 @@ class Costs:
     fixed: Ints  # (forms,)
     matrix: Ints  # (forms, groups)
     terms: Mapping[str, tuple[Ints, Ints]]  # kind -> times (n,), forms (n, k); form 0 is the constant 1
+    constant: Mapping[str, int]
     samples: Mapping[str, int]
+    counts: Ints  # (groups,): 1 where the group's channels count, 0 where it went with a dropped branch
 
     def __call__(self, widths: Ints) -> dict[str, int]:
         """Absolute cost of each kind at these kept widths."""
         sizes = self.fixed + self.matrix @ widths
         found = {
-            kind: int((times * sizes[forms].prod(axis=1)).sum()) // self.samples[kind]
+            kind: (self.constant[kind] + int((times * sizes[forms].prod(axis=1)).sum())) // self.samples[kind]
             for kind, (times, forms) in self.terms.items()
         }
-        return found | {"channels": int(widths.sum())}
+        return found | {"channels": int(widths @ self.counts)}
 
     @classmethod
     def of(cls, coupling: Coupling, dropped: Sequence[str] = ()) -> Costs:
         """The costs of a coupling, some of its residual branches dropped."""
-        gone = [r for r in coupling.blocks if r.name in set(dropped)]
-        ops = frozenset(op for r in gone for op in r.ops)
-        tensors = frozenset(t for r in gone for t in r.tensors)
+        ops, tensors, groups = coupling.without(dropped)
         forms: dict[Form, int] = {Form(1): 0}
 
         def column(factors: Sequence[Form]) -> list[int]:
@@ -60,7 +60,9 @@ class Costs:
             np.array([f.fixed for f in forms], np.int64),
             matrix,
             {"macs": table(macs), "params": table(params)},
+            {"macs": coupling.fixed_macs, "params": 0},
             {"macs": coupling.samples, "params": 1},
+            np.array([g not in groups for g in range(len(coupling.groups))], np.int64),
         )
 
 
@@ -82,6 +84,9 @@ class Steps:
     scores: Floats
 
 
+NONE = Steps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
 def removal_order(group: Group, scores: Floats) -> tuple[Ints, Floats]:
     """Channels by ascending (score, index), `group.step` at a time: one of every block."""
     order = np.argsort(scores, kind="stable").astype(np.int64)
@@ -99,13 +104,16 @@ def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
     floor = max(1, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
     widths = np.arange((group.width - 1) // quantum * quantum, max(floor, quantum) - 1, -quantum, dtype=np.int64)
     ends = group.width - widths
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    starts = np.concatenate([[0], ends]).astype(np.int64)[:-1]
     means = np.array([value[a:b].mean() for a, b in zip(starts, ends, strict=True)], np.float64)
-    return Steps(order, ends, means)
+    # Means of equal scores over steps of different size differ in the last bit; the order within a group is fixed.
+    return Steps(order, ends, np.maximum.accumulate(means) if means.size else means)
 
 
 def check_scores(coupling: Coupling, scores: Sequence[Floats]) -> None:
     """One finite score a channel."""
+    if len(scores) != len(coupling.groups):
+        raise TargetError(f"{len(coupling.groups)} groups got {len(scores)} lists of scores")
     for group, score in zip(coupling.groups, scores, strict=True):
         if score.shape != (group.width,):
             raise TargetError(f"group {group.name} has {group.width} channels and got {score.shape} scores")
@@ -127,10 +135,16 @@ def to_budget(
     smallest possible cost, where the target cannot be met.
     """
     check_scores(coupling, scores)
+    if scope not in (None, "global", "local"):
+        raise TargetError(f"scope={scope!r} is neither global nor local")
     dense = np.array(coupling.widths, np.int64)
     limits = target.limits({kind: float(value) for kind, value in Costs.of(coupling)(dense).items()})
     costs = Costs.of(coupling, dropped)
-    steps = [steps_of(g, s, target) for g, s in zip(coupling.groups, scores, strict=True)]
+    gone = coupling.without(dropped)[2]
+    steps = [
+        NONE if i in gone else steps_of(g, s, target)
+        for i, (g, s) in enumerate(zip(coupling.groups, scores, strict=True))
+    ]
     group = np.concatenate([np.full(s.ends.size, g) for g, s in enumerate(steps)]).astype(np.int64)
     nth = np.concatenate([np.arange(s.ends.size) for s in steps]).astype(np.int64)
     size = np.concatenate([np.diff(s.ends, prepend=0) for s in steps]).astype(np.int64)
@@ -158,7 +172,8 @@ def to_budget(
     if target.fill:
         widths = restored(widths, order[:low], group, size, fits)
     return tuple(
-        np.sort(s.order[g.width - w :]) for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
+        np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
+        for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
     )
 
 

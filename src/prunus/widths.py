@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 
 from torch import nn
 
@@ -40,11 +41,14 @@ def only(name: str, known: Mapping[str, Sequence[int]], coupling: Coupling) -> i
 
 def from_widths(coupling: Coupling, widths: Mapping[str, int]) -> list[int]:
     """The width of every group: as stated by layer or group name, dense where nothing is said."""
+    if not isinstance(widths, Mapping):
+        raise TargetError(f"widths is a dict of layer names and widths, not {type(widths).__name__}")
     known, found = groups_by_layer(coupling), dict[int, int]()
     for name, width in widths.items():
         g = only(name, known, coupling)
-        if isinstance(width, bool) or not isinstance(width, int):
+        if isinstance(width, bool) or not isinstance(width, Integral):
             raise TargetError(f"widths: {name} must be a whole number, not {width!r}")
+        width = int(width)
         if found.setdefault(g, width) != width:
             raise TargetError(f"widths: {name} shares a group with a layer that was given {found[g]}, not {width}")
     return [found.get(g, group.width) for g, group in enumerate(coupling.groups)]
@@ -71,25 +75,37 @@ def order_of(model: nn.Module, coupling: Coupling, count: int, layout: str) -> l
     return [sorted({g for name in entry for g in known.get(name, [])}) for entry in published[count]]
 
 
-def from_rates(model: nn.Module, coupling: Coupling, rates: Rates, layout: str, rule: str) -> list[int]:
-    """The width of every group under rates (fractions removed), as a list, as text, or by name or glob."""
+def from_rates(
+    model: nn.Module, coupling: Coupling, rates: Rates, layout: str, rule: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """The width of every group under rates (fractions removed), as a list, as text, or by name or glob; and notes on
+    entries that found nothing to prune."""
     widths = [group.width for group in coupling.groups]
+    notes = []
 
     def set_rate(g: int, rate: float) -> None:
+        if isinstance(rate, bool) or not isinstance(rate, Real):
+            raise TargetError(f"a rate is a number from 0 to below 1, not {rate!r}")
         group = coupling.groups[g]
         widths[g] = max(group.step, kept(group.width, rate, rule) // group.step * group.step)
 
     if isinstance(rates, Mapping):
         known = groups_by_layer(coupling)
         for pattern, rate in rates.items():
+            if not isinstance(pattern, str):
+                raise TargetError(f"rates by layer have names as keys, not {pattern!r}")
             hit = {g for name, groups in known.items() if fnmatch.fnmatch(name, pattern) for g in groups}
             if not hit:
                 raise UnknownName.of("layer or group", pattern, known)
             for g in hit:
                 set_rate(g, rate)
-        return widths
+        return widths, ()
+    if not isinstance(rates, (str, Sequence)):
+        raise TargetError(f"rates are a list, its text or a dict by layer, not {type(rates).__name__}")
     values = parse_rates(rates) if isinstance(rates, str) else tuple(rates)
-    for entry, rate in zip(order_of(model, coupling, len(values), layout), values, strict=True):
+    for k, (entry, rate) in enumerate(zip(order_of(model, coupling, len(values), layout), values, strict=True)):
+        if not entry and rate:
+            notes.append(f"rate {k} ({rate:g}) found nothing to prune: its layers are pinned")
         for g in entry:
             set_rate(g, rate)
-    return widths
+    return widths, tuple(notes)

@@ -18,13 +18,14 @@ from prunus.errors import ExampleError, InputError, UnknownName
 __all__ = ["cost"]
 
 
-def cost(model: nn.Module, example: Any, convention: str = "macs") -> Cost:
+def cost(model: nn.Module, example: Any, convention: str = "macs", *, whole: bool = False) -> Cost:
     """Count one forward in eval mode; the model is left as found. Meta tensors work, and cost no arithmetic.
 
     example: a tensor, a tuple of positional inputs, or a dict of keyword inputs. The leading axis of its first tensor
     is the batch; only the first sample is run, so the counts are for batch 1. Tensors in lists and nested tuples have
     forms of their own and are left whole. A model that does not run on the first sample, or an example without one, is
     counted on the whole example, and `Cost.per` says so.
+    whole=True counts all samples of the example together.
     convention: "macs", or the rules of a published table: "thop", "ptflops", "thop-2020".
     Raises ExampleError where the model refuses the example, UnknownName for another convention.
     """
@@ -35,15 +36,15 @@ def cost(model: nn.Module, example: Any, convention: str = "macs") -> Cost:
         raise UnknownName.of("convention", convention, CONVENTIONS)
     model = _unwrapped(model)
     weights = weigh(model)
-    whole = _inputs(example)
-    batch = _batch(whole)
+    inputs = _inputs(example)
+    batch = None if whole else _batch(inputs)
     per = "example" if batch is None else "sample"
     try:
-        tally = _count(model, _first(whole, batch), convention)
+        tally = _count(model, _first(inputs, batch), convention)
     except ExampleError:
         if batch is None or batch == 1:
             raise
-        tally, per = _count(model, whole, convention), "example"
+        tally, per = _count(model, inputs, convention), "example"
     return Cost(
         macs=sum(tally.by_module.values()),
         convention=convention,

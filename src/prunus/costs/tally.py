@@ -9,9 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from prunus.errors import ExampleError
 
@@ -79,7 +81,9 @@ def forward(model: nn.Module, inputs: Inputs, tally: Tally) -> None:
             from torch.nn.attention import SDPBackend, sdpa_kernel
 
             stack.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
-        args, kwargs = inputs
+        args, kwargs = tree_map(
+            lambda v: v.detach().clone() if isinstance(v, Tensor) else v, inputs
+        )  # may be written to
         try:
             model(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError):
@@ -101,7 +105,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
     buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]
     values = [(b, b.clone(), b._version) for b in model.buffers() if not b.is_inference()]
     devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
-    state = random.getstate()
+    state, drawn = random.getstate(), np.random.get_state()
     try:
         for module, _ in modes:
             module.training = False
@@ -109,6 +113,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         random.setstate(state)
+        np.random.set_state(drawn)
         for module, training in modes:
             module.training = training
         for module, found in buffers:

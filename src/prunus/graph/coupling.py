@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import UnknownName
 from .labels import Axis, Book
 from .residual import Residual
 
@@ -112,11 +113,28 @@ class Coupling:
     tensors: Mapping[str, tuple[Form, ...]]
     attributes: tuple[Attribute, ...]
     samples: int
+    fixed_macs: int  # of ops that have no rule of their own, all samples together
     fingerprint: Mapping[str, tuple[tuple[int, ...], str]] = field(repr=False)
 
     def __getitem__(self, name: str) -> Group:
         """A group by its name."""
-        return next(g for g in self.groups if g.name == name)
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UnknownName.of("group", name, [g.name for g in self.groups])
+
+    def without(self, dropped: Sequence[str]) -> tuple[frozenset[int], frozenset[str], frozenset[int]]:
+        """What goes with these residual branches: ops, tensors, and groups that live on such tensors alone."""
+        gone = [r for r in self.blocks if r.name in set(dropped)]
+        ops = frozenset(op for r in gone for op in r.ops)
+        tensors = frozenset(t for r in gone for t in r.tensors)
+        inside = tuple(f"{m}." for r in gone for m in r.modules)
+        groups = frozenset(
+            g
+            for g, group in enumerate(self.groups)
+            if inside and all(m.tensor.startswith(inside) for m in group.members)
+        )
+        return ops, tensors, groups
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -125,7 +143,7 @@ class Coupling:
     def macs(self, widths: Sequence[Any] | None = None, without: frozenset[int] = frozenset()) -> Any:
         """Multiply-accumulates of one sample at the given widths (integers or tensors), some ops left out."""
         widths = self.widths if widths is None else widths
-        total: Any = 0
+        total: Any = self.fixed_macs
         for work in self.work:
             if work.op not in without:
                 product: Any = work.times

@@ -103,6 +103,7 @@ class Book:
     axes: dict[tuple[str, str, int], Axis] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
+    parts: list[Tensor] = field(default_factory=list)
     counting: bool = True
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
@@ -160,6 +161,10 @@ class Book:
     def evenly(self, ids: Tensor) -> None:
         """Rows of ids (blocks, slots) of which equally many must stay in every row."""
         self.even.append(ids.reshape(ids.shape[0], -1).clone())
+
+    def part(self, plane: Tensor) -> None:
+        """Remember what an op took of a channel axis: a cut must take the same, less what is gone."""
+        self.parts.append(plane[tuple(slice(None) if d in varying(plane) else 0 for d in range(plane.dim()))].clone())
 
     def tie(self, ids: Tensor, axis: int = 0) -> None:
         """Ids that differ only in their position along `axis` go together."""

@@ -7,6 +7,7 @@ A torch function mode sees each call as the user wrote it; a dispatch mode benea
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError, ModelError
@@ -69,6 +70,8 @@ class Op:
     inputs: tuple[int | None, ...]
     tensors: tuple[str, ...]
     joins: bool  # an elementwise sum of two activations
+    numbers: tuple[float, ...] = ()  # Python numbers that the op computed with
+    planes: tuple[Tensor, ...] = ()  # of the operands, where there are such numbers
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class Tracer(TorchFunctionMode):
             if results or getattr(self.rules.get(func), "statement", False):
                 with torch._C._DisableTorchDispatch():  # the witness need not see what the rules do
                     self.follow(call, out, results)
+            elif getattr(func, "__name__", "") in ESCAPES:
+                call.pin(args[0], "its values leave torch")
             return out
         finally:
             self.depth -= 1
@@ -195,7 +200,7 @@ class Tracer(TorchFunctionMode):
             return
         before = {id(t): self.labels[t] for t in operands if t in self.labels}
         rule = self.rules.get(call.func)
-        self.note(call, operands, joins=getattr(rule, "joins", False) and call.func.__name__ in SUMS)
+        self.note(call, operands, rule)
         if rule is None or call.kwargs.get("out") is not None:
             self.refuse(f"{call.name} in {call.path or 'forward'}", operands, results)
             return
@@ -206,7 +211,8 @@ class Tracer(TorchFunctionMode):
             return
         if isinstance(out, Tensor):
             planes = [planes]
-        why = next((label.why for label in before.values() if not label.planes), "it is computed from fixed widths")
+        unknown = (self.label(t) for t in operands if id(t) not in self.names)
+        why = next((label.why for label in unknown if not label.planes), "it is computed from fixed widths")
         for tensor, its in zip(results, planes, strict=True):
             self.mark(tensor, its, why)
             if tensor._is_view() and id(tensor) in before:  # written in place: the base keeps its own planes
@@ -215,11 +221,15 @@ class Tracer(TorchFunctionMode):
                     if varying(plane) and varying(plane) not in old:
                         self.book.pin(plane, f"{call.name} writes it into a view of another tensor")
 
-    def note(self, call: Call, operands: list[Tensor], *, joins: bool) -> None:
+    def note(self, call: Call, operands: list[Tensor], rule: Rule | None) -> None:
         made = tuple(found.op if (found := self.labels.get(t)) is not None else None for t in operands)
         used = tuple(self.names[id(t)] for t in operands if id(t) in self.names and t not in self.labels)
         chain = tuple(i for _, _, i in self.stack[1:] if i is not None)
-        self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins))
+        given = (*call.args, *call.kwargs.values()) if getattr(rule, "computes", False) else ()
+        numbers = tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
+        planes = tuple(p for t in operands for p in self.label(t).planes) if numbers else ()
+        joins = getattr(rule, "joins", False) and call.func.__name__ in SUMS
+        self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins, numbers, planes))
 
     def refuse(self, what: str, operands: list[Tensor], results: list[Tensor]) -> None:
         """An op without a rule: pin all it saw and name it."""
@@ -243,14 +253,13 @@ class Tracer(TorchFunctionMode):
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
         if len(self.stack) > 1 and self.stack[-1][0] is module:
             path = self.stack.pop()[1]
-            if isinstance(self.book, Check):
-                return
             taken = next((t for t in tree_iter(args) if isinstance(t, Tensor)), None)
-            if isinstance(out, Tensor) and taken is not None:
-                planes = [p for p in self.label(out).planes if len(varying(p)) == 1]
-                axis = varying(planes[0])[0] if planes else 0
-                ids = vector(planes[0], axis).clone() if planes else None
-                self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids)
+            if isinstance(out, Tensor) and taken is not None and not isinstance(self.book, Check):
+                with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+                    planes = [p for p in self.label(out).planes if len(varying(p)) == 1]
+                    axis = varying(planes[0])[0] if planes else 0
+                    ids = vector(planes[0], axis).clone() if planes else None
+                    self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Tracer]:
@@ -265,6 +274,7 @@ class Tracer(TorchFunctionMode):
             post.remove()
 
 
+ESCAPES = frozenset({"numpy", "tolist", "item", "__array__", "__float__", "__int__", "__bool__", "__dlpack__"})
 SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 
@@ -300,22 +310,36 @@ def call_model(model: nn.Module, example: Any) -> Any:
     """The model on a tensor, a tuple of positional inputs or a dict of keyword inputs."""
     if isinstance(example, Mapping):
         return model(**example)
-    return model(*example) if isinstance(example, (tuple, list)) else model(example)
+    return model(*example) if isinstance(example, tuple) else model(example)
 
 
 def example_tensors(example: Any) -> list[Tensor]:
+    """The tensors of an example. Raises ExampleError for what is none."""
+    if not isinstance(example, (Tensor, tuple, Mapping)):
+        kind = type(example).__name__
+        raise ExampleError(
+            f"an example is a tensor, a tuple of positional inputs or a dict of keyword inputs, not {kind}"
+        )
     found = [t for t in tree_iter(example) if isinstance(t, Tensor)]
     if not found:
         raise ExampleError(f"the example holds no tensor (got {type(example).__name__})")
     return found
 
 
+def fresh(example: Any) -> Any:
+    """A copy of the example: a model may write into its inputs."""
+    return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, example)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. Activations that a module keeps as attributes are copied as plain values."""
+    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
+
+
 @contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put back mode, buffers and every random state, whatever runs inside."""
-    modes = [(module, module.training) for module in model.modules()]
-    held = [(owner, name, t) for owner in model.modules() for name, t in owner._buffers.items() if t is not None]
-    saved = [t.detach().clone() for _, _, t in held]
+def same_draws(model: nn.Module) -> Iterator[None]:
+    """Put back the random states of torch, Python and NumPy, whatever runs inside."""
     state, drawn = random.getstate(), np.random.get_state()
     devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
     try:
@@ -324,6 +348,25 @@ def as_found(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(drawn)
+
+
+def seeded() -> None:
+    """The same random numbers for every forward that is compared with another."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+@contextlib.contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Put back mode, buffers and every random state, whatever runs inside."""
+    modes = [(module, module.training) for module in model.modules()]
+    held = [(owner, name, t) for owner in model.modules() for name, t in owner._buffers.items() if t is not None]
+    saved = [t.detach().clone() for _, _, t in held]
+    try:
+        with same_draws(model):
+            yield
+    finally:
         with torch.no_grad():
             for (owner, name, tensor), value in zip(held, saved, strict=True):
                 owner._buffers[name] = tensor

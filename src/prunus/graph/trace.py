@@ -31,7 +31,7 @@ from .coupling import (
     solve,
 )
 from .labels import Book
-from .record import Call, Tracer, as_found, call_model, example_tensors, op_name, unwrapped
+from .record import Call, Op, Tracer, as_found, call_model, example_tensors, fresh, op_name, seeded, unwrapped
 from .residual import Residual, residuals
 from .rules import table
 
@@ -68,8 +68,11 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
 
     tracer.execute = execute
     try:
+        given = fresh(example)
+        for tensor in example_tensors(given):
+            tracer.mark(tensor, (), "it meets the model's input")
         with tracer.watching():
-            return call_model(model, example)
+            return call_model(model, given)
     except PrunusError:
         raise
     except Exception as error:
@@ -90,6 +93,14 @@ def outputs(tree: Any, depth: int = 4) -> Iterator[Tensor]:
             yield from outputs(list(vars(leaf).values()), depth - 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward: its ops, and what they took of channel axes."""
+
+    ops: list[Op]
+    parts: list[Tensor]
+
+
 @dataclass
 class Traced:
     """What tracing a model recorded. `pin` adds to it, `coupling` solves it."""
@@ -99,6 +110,7 @@ class Traced:
     residuals: tuple[Residual, ...]
     unknown: tuple[str, ...]
     samples: int
+    passes: tuple[Pass, ...]  # in eval and in train mode
 
     def pin(self, group: Group, why: str) -> None:
         """Keep a group of an earlier solution whole."""
@@ -109,6 +121,17 @@ class Traced:
     def coupling(self) -> Coupling:
         solved, blocks = solve(self.book)
         return assemble(self, solved, blocks)
+
+    def channels(self, coupling: Coupling) -> Tensor:
+        """By id: the channel that it is, counted through all groups in order, -2 where it belongs to none."""
+        found, start = torch.full((self.book.size,), -2), 0
+        for group in coupling.groups:
+            for m in group.members:
+                if m.axis != VALUES:
+                    ids = self.book.axes["tensor", m.tensor, m.axis].ids[torch.from_numpy(m.positions)]
+                    found[ids] = torch.arange(start, start + group.width)[:, None]
+            start += group.width
+        return found
 
 
 def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Traced:
@@ -123,15 +146,17 @@ def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = 
     inputs = example_tensors(example)
     unknown: dict[str, None] = {}
     found: tuple[Residual, ...] = ()
+    passes: list[Pass] = []
     with as_found(model), torch.no_grad():
         for training in (False, True):
             for module in model.modules():
                 module.training = training
             book.counting = not training
             tracer = Tracer(model, book, table(), stored_statistics)
-            for tensor in inputs:
-                tracer.mark(tensor, (), "it meets the model's input")
+            seeded()
+            taken = len(book.parts)
             out = run(tracer, model, example)
+            passes.append(Pass(tracer.ops, book.parts[taken:]))
             for tensor in outputs(out):
                 for plane in tracer.label(tensor).planes:
                     book.pin(plane, "it is the model's output")
@@ -140,7 +165,7 @@ def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = 
                 found = tuple(r for r in residuals(tracer.ops, tracer.entered) if replaceable(r, tracer, book))
     hold(model, book, pin)
     shared_storage(model, book)
-    return Traced(model, book, found, tuple(unknown), inputs[0].shape[0] if inputs[0].dim() else 1)
+    return Traced(model, book, found, tuple(unknown), inputs[0].shape[0] if inputs[0].dim() else 1, tuple(passes))
 
 
 def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
@@ -245,6 +270,7 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         tensors={name: tuple(map(renumbered, fs)) for name, fs in tensors.items()},
         attributes=tuple(replace(a, form=renumbered(a.form)) for a in attributes),
         samples=traced.samples,
+        fixed_macs=0,
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in named.items()},
     )
 

@@ -29,8 +29,8 @@ def method_of(given: str | Method) -> Method:
         if given not in METHODS:
             raise UnknownName.of("method", given, METHODS)
         return METHODS[given][0]
-    if not callable(getattr(given, "score", None)):
-        raise InputError(f"a method is a name or an object with a score() function, not {type(given).__name__}")
+    if isinstance(given, type) or not callable(getattr(given, "score", None)):
+        raise InputError(f"a method is a name or an object with a score() function, not {given!r:.80}")
     return given
 
 

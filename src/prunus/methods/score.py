@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..graph.coupling import Coupling, Group, Member
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,14 @@ class Method(Protocol):
     def score(self, model: nn.Module, coupling: Coupling, *, seed: int = 0) -> tuple[Floats, ...]:
         """For each group its scores, float64 (width,)."""
         ...
+
+
+def scores_of(method: Method, model: nn.Module, coupling: Coupling, seed: int) -> tuple[Floats, ...]:
+    """What a method says, as float64 arrays. Raises InputError for a seed below 0."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed={seed!r} is no whole number of 0 or more")
+    found = method.score(model, coupling, seed=seed)
+    return tuple(np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, np.float64) for s in found)
 
 
 def per_channel(

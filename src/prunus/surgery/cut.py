@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
-from ..graph.record import unwrapped
+from ..graph.record import copied, unwrapped
 from ..plan import Dropped, Plan
 
 
@@ -32,6 +31,13 @@ class Zero(nn.Module):
         return x.new_zeros([*sizes[: self.axis], self.width, *sizes[self.axis :]])
 
 
+class Blank(nn.Module):
+    """Starts a dropped branch: zeros like its input, in memory of their own, since ops in between may work in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """A cut copy of `model`, which is left as it is.
 
@@ -40,7 +46,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """
     model = unwrapped(model)
     check_fingerprint(model, plan.fingerprint)
-    small = copy.deepcopy(model)
+    small = copied(model)
     for branch in plan.dropped:
         drop(small, branch, plan.widths)
     tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers(remove_duplicate=False))
@@ -49,6 +55,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         if name in tensors and not mask.all():
             tensor = tensors[name]
             if axis == VALUES:
+                if tensor.is_floating_point():
+                    raise PlanError(f"the plan renumbers {name}, which holds no indices")
                 tensor.data = renumbered(tensor, mask)
             else:
                 tensor.data = gathered(tensor, axis, mask)
@@ -94,16 +102,20 @@ def renumbered(index: Tensor, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) 
 
 def remember(module: nn.Module, name: str, place: int, form: Form, widths: tuple[int, ...]) -> None:
     """Set an attribute, or one entry of a tuple, to a width."""
-    old, value = getattr(module, name, None), int(form(widths))
-    if isinstance(old, (tuple, list)):
+    old, value = vars(module).get(name), int(form(widths))
+    if isinstance(old, (tuple, list)) and 0 <= place < len(old) and isinstance(old[place], int):
         setattr(module, name, type(old)([*old[:place], value, *old[place + 1 :]]))
-    elif old is not None:
+    elif isinstance(old, int) and not isinstance(old, bool):
         setattr(module, name, value)
+    elif old is not None or name in dir(module):
+        raise PlanError(f"the plan sets {name} of a {type(module).__name__}, which is no width")
 
 
 def drop(model: nn.Module, branch: Dropped, widths: tuple[int, ...]) -> None:
     """Replace a residual branch by zero."""
-    last = Zero(branch.zero.axis, int(branch.zero.width(widths)), branch.zero.ratio)
+    zero = Zero(branch.zero.axis, int(branch.zero.width(widths)), branch.zero.ratio)
+    first, last = branch.modules[0], branch.modules[-1]
     for path in branch.modules:
         parent, _, child = path.rpartition(".")
-        setattr(model.get_submodule(parent), child, last if path == branch.modules[-1] else nn.Identity())
+        stand_in = zero if path == last else Blank() if path == first else nn.Identity()
+        setattr(model.get_submodule(parent), child, stand_in)

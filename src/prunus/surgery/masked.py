@@ -7,7 +7,7 @@ model; shares no code with the cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,11 @@ class Masking:
             return neutral(call.func, call.args, call.kwargs, self.double)
         return kind(self, call)
 
-    def run(self, call: Call, args: Sequence[Any]) -> Any:
-        return neutral(call.func, tuple(args), call.kwargs, self.double)
+    def run(self, call: Call, x: Tensor) -> Any:
+        """The call with another first argument."""
+        if call.args:
+            return neutral(call.func, (x, *call.args[1:]), call.kwargs, self.double)
+        return neutral(call.func, (), call.kwargs | {"input": x}, self.double)
 
     def gone(self, call: Call, tensor: Tensor) -> list[Tensor]:
         """For each plane, a mask of the entries that belong to removed channels, broadcastable to the tensor."""
@@ -183,7 +186,7 @@ def over_groups(mask: Masking, call: Call) -> Any:
     x = call.get(0, "input")
     keep = mask.kept(call, x, 1)
     if keep is None or not mask.counted:
-        return mask.run(call, [mask.zeroed(call, x), *call.args[1:]])
+        return mask.run(call, mask.zeroed(call, x))
     weight, bias = (t if t is None else t.index_select(0, keep) for t in (call.get(2, "weight"), call.get(3, "bias")))
     eps = call.get(4, "eps", 1e-5)
     return mask.back(F.group_norm(x.index_select(1, keep), call.get(1, "num_groups"), weight, bias, eps), x, 1, keep)
@@ -197,20 +200,20 @@ def over_axis(mask: Masking, call: Call) -> Any:
     x = call.args[0] if call.args else call.kwargs["input"]
     keep = mask.kept(call, x, dim) if isinstance(dim, int) else None
     if keep is None or not mask.counted:
-        return mask.run(call, [mask.zeroed(call, x) if keep is not None else x, *call.args[1:]])
-    return mask.back(mask.run(call, [x.index_select(dim, keep), *call.args[1:]]), x, dim % x.dim(), keep)
+        return mask.run(call, mask.zeroed(call, x) if keep is not None else x)
+    return mask.back(mask.run(call, x.index_select(dim, keep)), x, dim % x.dim(), keep)
 
 
 def reduces(mask: Masking, call: Call) -> Any:
     """Mean, sum, maximum … over the kept entries of the reduced axes."""
     x = call.args[0] if call.args else call.kwargs["input"]
     found = reduced_axes(call, x)
-    args = list(call.args)
-    for axis in found[0] if found and args else ():
+    read = x
+    for axis in found[0] if found else ():
         keep = mask.kept(call, x, axis)
         if keep is not None:
-            args[0] = args[0].index_select(axis, keep) if mask.counted else mask.zeroed(call, x)
-    return mask.run(call, args)
+            read = read.index_select(axis, keep) if mask.counted else mask.zeroed(call, x)
+    return mask.run(call, read)
 
 
 def reads() -> dict[Any, Callable[[Masking, Call], Any]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +17,9 @@ from torch.utils._pytree import tree_map
 from ..errors import ExampleError, ProofError
 from ..graph.coupling import VALUES
 from ..graph.labels import Check
-from ..graph.record import Tracer, as_found, call_model, example_tensors, unwrapped
+from ..graph.record import Tracer, as_found, call_model, copied, example_tensors, fresh, same_draws, seeded, unwrapped
 from ..graph.rules import table
-from ..graph.trace import outputs, run
+from ..graph.trace import outputs, run, stored_statistics
 from ..plan import Plan
 from .masked import Neutral, channel_ids, masked_tracer
 
@@ -79,22 +77,26 @@ class Trouble:
     groups: tuple[int, ...]
 
 
-def trouble(small: nn.Module, plan: Plan, example: Any) -> Trouble | None:
+def trouble(small: nn.Module, plan: Plan, example: Any, training: bool = False) -> tuple[Trouble | None, Tracer]:
     """Run the cut network once on kept ids: does every op receive them in the order in which its entries were
     gathered?
     """
     ids, _ = channel_ids(plan, kept_only=True)
     check = Check(ids)
-    tracer = Tracer(small, check, table())
+    tracer = Tracer(small, check, table(), stored_statistics)
     with as_found(small), torch.no_grad():
         for module in small.modules():
-            module.training = False
+            module.training = training
+        seeded()
         try:
             run(tracer, small, example)
         except ExampleError as error:
             planes = [plane for t in tracer.failed for plane in tracer.label(t).planes]
-            return Trouble(f"the cut network does not run {str(error).partition(': ')[2]}", groups_of(plan, planes))
-    return Trouble(f"the cut is not legal: {check.clash}", groups_of(plan, check.clashing)) if check.clash else None
+            why = f"the cut network does not run {str(error).partition(': ')[2]}"
+            return Trouble(why, groups_of(plan, planes)), tracer
+    if check.clash:
+        return Trouble(f"the cut is not legal: {check.clash}", groups_of(plan, check.clashing)), tracer
+    return None, tracer
 
 
 def groups_of(plan: Plan, ids: Sequence[Tensor]) -> tuple[int, ...]:
@@ -108,7 +110,7 @@ def groups_of(plan: Plan, ids: Sequence[Tensor]) -> tuple[int, ...]:
 
 def replay(small: nn.Module, plan: Plan, example: Any) -> None:
     """The cheapest self-check, see `trouble`. Raises ProofError with the module and the op."""
-    found = trouble(small, plan, example)
+    found, _ = trouble(small, plan, example)
     if found:
         names = ", ".join(plan.groups[g].name for g in found.groups[:3])
         raise ProofError(found.why + (f" (groups {names})" if names else ""))
@@ -120,8 +122,16 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tole
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout off, at least 4
     samples), with one backward. Neither argument is changed. Raises ProofError above `tolerance`.
     """
+    with same_draws(model):
+        proof = compare(unwrapped(model), small, plan, fresh(example), tolerance)
+    if not proof.holds:
+        raise ProofError(f"the cut network differs from the masked one ({proof}); the model was left untouched")
+    return proof
+
+
+def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolerance: float) -> Proof:
+    """The differences, whatever they are."""
     start = time.perf_counter()
-    dense = unwrapped(model)
     notes: list[str] = []
     wide, narrow = as_double(dense), as_double(small)
     sample = tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, example)
@@ -136,7 +146,7 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tole
             shift = compared(reference, ran(wide, lambda: run(plain, wide, sample), training=False), "outputs")
         in_train, statistics, gradients = train_mode(wide, narrow, plan, sample, notes)
     own = own_dtype(dense, small, plan, example)
-    proof = Proof(
+    return Proof(
         in_eval,
         in_train,
         statistics,
@@ -148,14 +158,11 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tole
         time.perf_counter() - start,
         tolerance,
     )
-    if not proof.holds:
-        raise ProofError(f"the cut network differs from the masked one ({proof}); the model was left untouched")
-    return proof
 
 
 def as_double(model: nn.Module) -> nn.Module:
     """A float64 copy with every parameter trainable where it can be."""
-    twin = copy.deepcopy(model).double()
+    twin = copied(model).double()
     for parameter in twin.parameters():
         parameter.grad = None
         parameter.requires_grad_(True)
@@ -172,12 +179,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(old)
 
 
-def seeded() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-
-
 def ran(model: nn.Module, forward: Callable[[], Any], *, training: bool) -> list[Tensor]:
     """Outputs of one forward without gradients; the model's mode, buffers and random states are put back."""
     with as_found(model), torch.no_grad():
@@ -188,8 +189,9 @@ def ran(model: nn.Module, forward: Callable[[], Any], *, training: bool) -> list
 
 
 def neutral_run(model: nn.Module, example: Any, double: bool) -> Any:
+    given = fresh(example)
     with Neutral(double):
-        return call_model(model, example)
+        return call_model(model, given)
 
 
 def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
@@ -201,10 +203,12 @@ def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
     if not a.is_floating_point() and not a.is_complex():
         return 0.0 if torch.equal(a, b) else float("inf")
     a, b = a.detach(), b.detach()
-    if torch.equal(a, b):
+    same = (a == b) | (a.isnan() & b.isnan())
+    if bool(same.all()):
         return 0.0
-    size = float(a.abs().max()) if scale is None else scale
-    gap = float((a - b).abs().max())
+    finite = a[a.isfinite()]
+    size = scale if scale is not None else float(finite.abs().max()) if finite.numel() else 0.0
+    gap = float((a - b)[~same].abs().max())
     return gap / size if size > 0 and gap == gap else float("inf")
 
 
@@ -216,8 +220,8 @@ def compared(reference: list[Tensor], result: list[Tensor], what: str) -> float:
 
 def batched(example: Any) -> Any:
     """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
-    sizes = {t.shape[0] for t in example_tensors(example) if t.dim() > 1}
-    if len(sizes) != 1 or any(t.dim() == 1 and t.shape[0] not in sizes for t in example_tensors(example)):
+    sizes = {t.shape[0] for t in example_tensors(example) if t.dim()}
+    if len(sizes) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
         return None
     noise = torch.Generator().manual_seed(0)
 
@@ -239,41 +243,57 @@ def train_mode(
     wide: nn.Module, narrow: nn.Module, plan: Plan, sample: Any, notes: list[str]
 ) -> tuple[float, float, float]:
     """Differences of outputs, running statistics and gradients of one train step."""
+    buffers = {n: b.clone() for n, b in wide.named_buffers()}
     batch = batched(sample)
-    if batch is None:
-        notes.append("the example has no batch axis: norms stayed in eval mode")
     tracer, _ = masked_tracer(wide, plan, double=True)
-    reference = stepped(wide, lambda: run(tracer, wide, sample if batch is None else batch), batch is not None)
+    try:
+        if batch is None:
+            raise ExampleError("no batch axis")
+        reference = stepped(wide, lambda: run(tracer, wide, batch), True, notes)
+    except ExampleError:  # an example without a batch axis, or a model that takes no other batch size
+        notes.append("the example cannot be made a batch of four: norms stayed in eval mode")
+        for name, buffer in wide.named_buffers():
+            buffer.copy_(buffers[name])
+        batch = None
+        tracer, _ = masked_tracer(wide, plan, double=True)
+        reference = stepped(wide, lambda: run(tracer, wide, sample), False, notes)
     forward = lambda: neutral_run(narrow, sample if batch is None else batch, True)  # noqa: E731
-    result = stepped(narrow, forward, batch is not None)
+    result = stepped(narrow, forward, batch is not None, notes)
     in_train = compared(reference, result, "train outputs")
     masks = plan.masks()
-    buffers, small_buffers = dict(wide.named_buffers()), dict(narrow.named_buffers())
+    cut = dict(narrow.named_buffers())
     statistics = max(
         (
-            difference(kept_entries(b, n, masks), small_buffers[n])
-            for n, b in buffers.items()
-            if n in small_buffers and (n, VALUES) not in masks
+            difference(kept_entries(b, n, masks), cut[n])
+            for n, b in wide.named_buffers()
+            if n in cut and (n, VALUES) not in masks
         ),
         default=0.0,
     )
+    return in_train, statistics, gradient_difference(wide, narrow, masks)
+
+
+def gradient_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[str, int], Any]) -> float:
+    """The largest difference of the gradients of kept entries, relative to the larger of the tensor's own largest
+    gradient and a thousandth of the largest of all."""
     grads = {n: p.grad for n, p in wide.named_parameters() if p.grad is not None}
     largest = max((float(g.abs().max()) for g in grads.values() if g.numel()), default=0.0)
-    gradients = 0.0
+    worst = 0.0
     for name, parameter in narrow.named_parameters():
         want = kept_entries(grads[name], name, masks) if name in grads else None
-        if want is None or parameter.grad is None:
-            if (0.0 if want is None else float(want.abs().max())) > TOLERANCE * largest or (
-                parameter.grad is not None and float(parameter.grad.abs().max()) > TOLERANCE * largest
-            ):
-                raise ProofError(f"{name} has a gradient in only one of the two networks")
+        got = parameter.grad
+        if want is None and got is None:
             continue
-        scale = max(float(want.abs().max()), SMALL * largest)
-        gradients = max(gradients, difference(want, parameter.grad, scale))
-    return in_train, statistics, gradients
+        if want is None or got is None:
+            lone = got if want is None else want
+            assert lone is not None
+            worst = max(worst, float(lone.abs().max()) / largest if largest else 0.0)
+        else:
+            worst = max(worst, difference(want, got, max(float(want.abs().max()), SMALL * largest)))
+    return worst
 
 
-def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool) -> list[Tensor]:
+def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool, notes: list[str]) -> list[Tensor]:
     """Outputs of one train forward; gradients and running statistics are left on the model."""
     for module in model.modules():
         module.training = statistics or not hasattr(module, "running_mean")
@@ -281,13 +301,18 @@ def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool) -> l
     with torch.enable_grad():
         made = list(outputs(forward()))
         cotangent = torch.Generator().manual_seed(1)
-        loss = sum(
-            (t * torch.randn(t.shape, generator=cotangent, dtype=torch.float64).to(t)).sum()
+        products = [
+            (t * torch.randn(t.shape, generator=cotangent, dtype=torch.float64).to(t)).nan_to_num(0.0, 0.0, 0.0).sum()
             for t in made
             if t.is_floating_point() and t.requires_grad
-        )
-        if isinstance(loss, Tensor):
-            loss.backward()
+        ]
+        try:
+            if products:
+                torch.stack(products).sum().backward()
+        except RuntimeError as error:
+            notes.append(f"no gradients were compared, since the model has no backward: {str(error).splitlines()[0]}")
+            for parameter in model.parameters():
+                parameter.grad = None
     return [t.detach() for t in made]
 
 

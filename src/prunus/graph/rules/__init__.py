@@ -38,6 +38,7 @@ def table() -> Mapping[Any, Rule]:
     families: list[tuple[Iterable[str], Rule]] = [
         (pointwise.ELEMENTWISE, pointwise.elementwise),
         (pointwise.LIKE, pointwise.like),
+        (pointwise.DRAWN, pointwise.drawn),
         (pointwise.FRESH, pointwise.fresh),
         (["prelu"], pointwise.prelu),
         (["glu"], pointwise.glu),

@@ -20,11 +20,17 @@ def replay(call: Call, out: Tensor) -> list[Tensor]:
     """View, permute, expand, flip …: the call itself, on each plane. Blocks of a split axis keep the same slots."""
     x, rest = call.args[0] if call.args else call.kwargs["input"], call.args[1:]
     named = {k: v for k, v in call.kwargs.items() if k != "input"}
-    cast = isinstance(call.get(1, "dtype"), torch.dtype)
-    func = torch.reshape if call.func is Tensor.view and not cast else call.func
+    if isinstance(call.get(1, "dtype"), torch.dtype):
+        return list(call.label(x).planes) if out.shape == x.shape else refused(call, x)
+    func = torch.reshape if call.func is Tensor.view else call.func
     if func is torch.reshape:  # planes need not be contiguous where their tensor is
         rest, named = (out.shape,), {}
     return [regular(call, plane, compress(func(plane, *rest, **named))) for plane in call.label(x).planes]
+
+
+def refused(call: Call, x: Tensor) -> list[Tensor]:
+    call.pin(x, f"{call.name} reads it as another type")
+    return []
 
 
 def regular(call: Call, before: Tensor, after: Tensor) -> Tensor:
@@ -64,6 +70,7 @@ def pieces(call: Call, out: Any) -> Any:
                 call.book.evenly(call.tracer.read(x, dim).reshape(len(out), -1))
         for its, piece in zip(results, call.func(plane, *rest, **named), strict=True):
             its.append(compress(piece))
+            call.book.part(its[-1])
     return results
 
 
@@ -75,6 +82,7 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
             call.book.pin(plane, "it is selected by a mask of values")
             continue
         after = compress(call.func(plane, *call.args[1:], **call.kwargs))
+        call.book.part(after)
         partial(call, plane, after)
         if varying(after):
             planes.append(after)
@@ -104,7 +112,7 @@ def partial(call: Call, before: Tensor, after: Tensor) -> None:
 def concatenated(call: Call, out: Tensor) -> list[Tensor]:
     """`cat`, `stack`: along a channel axis the ids follow each other; along any other axis they are united."""
     tensors = list(call.get(0, "tensors"))
-    dim = call.get(1, "dim", 0) % out.dim()
+    dim = call.get(1, "dim", call.kwargs.get("axis", 0)) % out.dim()
     stacking = call.func.__name__ == "stack"
     tensors = [t for t in tensors if stacking or t.dim() == out.dim()]
     ranks = [tuple(p.unsqueeze(dim) if stacking else p for p in call.label(t).planes) for t in tensors]

@@ -28,7 +28,8 @@ def pass_on(call: Call, x: Tensor, out: Tensor, mixed: Sequence[int], why: str) 
 
 def belongs(call: Call, weight: Tensor, kind: type | tuple[type, ...]) -> bool:
     """Whether the running module is of this kind and owns the weight, so that its attributes describe it."""
-    return isinstance(call.module, kind) and getattr(call.module, "weight", None) is weight
+    # Not getattr: reading a parametrised weight runs its parametrisation.
+    return isinstance(call.module, kind) and call.module._parameters.get("weight", weight) is weight
 
 
 def convolution(call: Call, out: Tensor) -> list[Tensor]:
@@ -43,7 +44,8 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
         if set(varying(plane)) & set(range(2, weight.dim())):
             book.pin(plane, "it runs along the kernel of a convolution")
     positions = out.numel() // out.shape[channel] * weight[0, 0].numel()
-    if weight.shape[1] == 1 and groups == x.shape[channel]:
+    depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
+    if depthwise:
         book.unite(made.reshape(groups, -1), read.reshape(-1, 1))
         book.work(call.path, call.index, positions, [made])
     else:
@@ -52,7 +54,7 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
         if groups > 1:
             book.evenly(made.reshape(groups, -1))
         book.work(call.path, call.index, positions, [made, slots])
-    attributes(call, weight, nn.modules.conv._ConvNd, read, made, groups == x.shape[channel])
+    attributes(call, weight, nn.modules.conv._ConvNd, read, made, depthwise)
     return finish(call, x, out, bias, made, channel, [*space, channel])
 
 
@@ -61,7 +63,7 @@ def attributes(call: Call, weight: Tensor, kind: type, read: Tensor, made: Tenso
     if belongs(call, weight, kind):
         call.book.count("attribute", call.path, 0, "in_channels", read)
         call.book.count("attribute", call.path, 0, "out_channels", made)
-        if depthwise and read.numel() > 1:
+        if depthwise:
             call.book.count("attribute", call.path, 0, "groups", read)
 
 
@@ -82,7 +84,8 @@ def transposed(call: Call, out: Tensor) -> list[Tensor]:
     read = call.tracer.read(x, channel)
     book.unite(read, call.tracer.axis(weight, 0, "in"))
     positions = x.numel() // x.shape[channel] * weight[0, 0].numel()
-    if weight.shape[1] == 1 and groups == x.shape[channel]:
+    depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
+    if depthwise:
         made = read
         book.work(call.path, call.index, positions, [made])
     else:
@@ -91,7 +94,7 @@ def transposed(call: Call, out: Tensor) -> list[Tensor]:
         if groups > 1:
             book.evenly(read.reshape(groups, -1))
         book.work(call.path, call.index, positions, [read, slots])
-    attributes(call, weight, nn.modules.conv._ConvTransposeNd, read, made, groups == x.shape[channel])
+    attributes(call, weight, nn.modules.conv._ConvTransposeNd, read, made, depthwise)
     return finish(call, x, out, bias, made, channel, [*range(channel + 1, x.dim()), channel])
 
 

@@ -31,9 +31,17 @@ def batch_norm(call: Call, out: Tensor) -> list[Tensor]:
     )
     given = [(mean, 0, "statistic"), (var, 0, "statistic"), (weight, 0, "scale"), (bias, 0, "shift")]
     read = affine(call, x, 1, given)
+    beside(call, x, 1)
     if isinstance(call.module, nn.modules.batchnorm._NormBase):
         call.book.count("attribute", call.path, 0, "num_features", read)
     return list(call.label(x).planes)
+
+
+def beside(call: Call, x: Tensor, axis: int) -> None:
+    """Channels that do not run along the norm's own axis take part in its statistics: they stay."""
+    for plane in call.label(x).planes:
+        if set(varying(plane)) - {axis}:
+            call.book.pin(plane, f"{call.name} takes its statistics over it")
 
 
 def layer_norm(call: Call, out: Tensor) -> list[Tensor]:
@@ -54,11 +62,15 @@ def group_norm(call: Call, out: Tensor) -> list[Tensor]:
     """`F.group_norm`: equally many channels in every group."""
     x, groups = call.get(0, "input"), call.get(1, "num_groups")
     read = affine(call, x, 1, [(call.get(2, "weight"), 0, "scale"), (call.get(3, "bias"), 0, "shift")])
+    beside(call, x, 1)
     if groups > 1:
         call.book.evenly(read.reshape(groups, -1))
     if isinstance(call.module, nn.GroupNorm):
         call.book.count("attribute", call.path, 0, "num_channels", read)
     return list(call.label(x).planes)
+
+
+group_norm.computes = True  # type: ignore[attr-defined]
 
 
 def softmax(call: Call, out: Tensor) -> list[Tensor]:
@@ -74,8 +86,9 @@ def ordered(call: Call, out: Any) -> Any:
     dim = 1 if "response" in name else (call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else -1))
     dims = {d % x.dim() for d in ([dim] if isinstance(dim, int) else [-1])}
     if name in {"roll", "topk", "kthvalue"}:
-        chosen = call.get(2, "dims" if name == "roll" else "dim", -1)
-        dims = {d % x.dim() for d in ([chosen] if isinstance(chosen, int) else list(chosen or [-1]))}
+        chosen = call.get(2, "dims", ()) if name == "roll" else call.get(2, "dim", -1)
+        chosen = [chosen] if isinstance(chosen, int) else list(chosen)
+        dims = {d % x.dim() for d in chosen} or set(range(x.dim()))
     planes = []
     for plane in call.label(x).planes:
         if dims & set(varying(plane)):
@@ -155,7 +168,7 @@ NORM_RULES: dict[str, Any] = {
     "rms_norm": layer_norm,
     "group_norm": group_norm,
 }
-SOFTMAX = "softmax log_softmax softmin normalize gumbel_softmax".split()
+SOFTMAX = "softmax log_softmax softmin normalize".split()
 ORDERED = "cumsum cumprod sort argsort topk kthvalue local_response_norm roll median mode".split()
 REDUCE = """
 mean sum amax amin max min logsumexp var std prod norm any all var_mean std_mean count_nonzero nanmean

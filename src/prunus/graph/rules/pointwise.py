@@ -48,12 +48,19 @@ def elementwise(call: Call, out: Any) -> Any:
 
 
 elementwise.joins = True  # type: ignore[attr-defined]
+elementwise.computes = True  # type: ignore[attr-defined]
 
 
 def like(call: Call, out: Any) -> Any:
     """The planes of the first argument, whatever the other arguments are."""
     planes = call.label(call.get(0, "input")).planes
     return list(planes) if isinstance(out, Tensor) else [list(planes) for t in tree_iter(out) if isinstance(t, Tensor)]
+
+
+def drawn(call: Call, out: Any) -> Any:
+    """Random numbers for every entry: with fewer channels the others would be drawn differently."""
+    call.pin(call.get(0, "input"), "random numbers are drawn for each of its channels")
+    return like(call, out)
 
 
 def fresh(call: Call, out: Any) -> Any:
@@ -67,7 +74,7 @@ def prelu(call: Call, out: Any) -> Any:
     if weight.numel() > 1:
         ids = call.tracer.read(x, min(1, x.dim() - 1))
         call.book.unite(ids, call.tracer.axis(weight, 0, "scale"))
-        if getattr(call.module, "weight", None) is weight:
+        if call.module._parameters.get("weight") is weight:
             call.book.count("attribute", call.path, 0, "num_parameters", ids)
     return list(call.label(x).planes)
 
@@ -91,7 +98,7 @@ elu eq erf erfc exp exp2 expm1 feature_alpha_dropout feature_dropout fix float_p
 frac ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh hypot isfinite isinf isnan le
 leaky_relu lerp less less_equal lgamma log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor
 logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative not_equal positive pow
-rad2deg reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus
+rad2deg reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus
 softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc where xlogy __add__
 __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __pow__
 __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __invert__ __floordiv__ __mod__
@@ -99,7 +106,9 @@ __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or_
 
 LIKE = """
 clone contiguous detach detach_ to type type_as float double half bfloat16 int long bool cpu cuda requires_grad_ alias
-zeros_like ones_like empty_like full_like rand_like randn_like fill_ zero_ bernoulli normal_ uniform_ exponential_
+zeros_like ones_like empty_like full_like fill_ zero_
 """.split()
+
+DRAWN = "rand_like randn_like bernoulli normal_ uniform_ exponential_ gumbel_softmax rrelu".split()
 
 FRESH = "new_zeros new_ones new_empty new_full new_tensor one_hot argmax argmin bincount".split()
