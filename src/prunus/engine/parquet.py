@@ -1,0 +1,215 @@
+"""Image data sets as tables: a local folder of Hugging Face parquet files, or an id on the Hugging Face hub.
+
+The image and the label column are found by the features stored in the file, else by their Arrow types.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from prunus.engine.decode import Item, Resize
+from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES, Listing, join, read
+from prunus.engine.split import Data
+from prunus.errors import DataError
+
+__all__ = ["hub", "parquet_folder"]
+
+_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y")
+_IMAGE_NAMES = ("image", "img", "images", "picture", "x")
+
+
+def parquet_folder(root: Path, resize: Resize | None, only: str | None) -> Data:
+    """All *.parquet below `root`; the part is read from the path: train-00000-of-00001.parquet, test/0000.parquet.
+
+    Where several kinds of test part exist, the order is test, validation, dev. Files that name no part are divided
+    80:20 per class.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(root.rglob("*.parquet")):
+        groups.setdefault(_part_word(file.relative_to(root)), []).append(file)
+    tables: dict[str, list[tuple[str, Any]]] = {}
+    columns: tuple[str, str] | None = None
+    for key, files in _parts(groups).items():
+        for file in files:
+            try:
+                schema = pq.read_schema(file)
+                columns = columns or _columns(schema, str(file))
+                missing = sorted(set(columns) - set(schema.names))
+                if missing:
+                    raise DataError(f"{file} lacks the column {missing[0]!r}; it has {', '.join(schema.names)}")
+                wanted = columns if only is None or key in (only, "all") else columns[1:]
+                table = pq.read_table(file, columns=list(wanted))
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+            tables.setdefault(key, []).append((str(file), table))
+    if columns is None:
+        raise DataError(f"{root} has no parquet files")
+    return _from_tables(str(root), tables, columns, root, resize, only)
+
+
+def hub(name: str, resize: Resize | None, only: str | None) -> Data:
+    """A data set on the Hugging Face hub, by id, through `datasets` and its cache. Its code is never run."""
+    datasets = _datasets()
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the library raises many kinds: offline, missing, gated, malformed
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise DataError(
+            f"no folder {name!r} here, and the hub did not give a data set of that id: {type(error).__name__}: {reason}"
+        ) from error
+    parts = _parts({_part_word(Path(key)): [key] for key in found})
+    tables = {
+        key: [(f"{name} {split}", found[split].with_format("arrow")[:]) for split in splits]
+        for key, splits in parts.items()
+    }
+    first = next((table for found in tables.values() for _, table in found), None)
+    if first is None:
+        raise DataError(f"{name} has no rows")
+    return _from_tables(name, tables, _columns(first.schema, name), Path("."), resize, only)
+
+
+def _datasets() -> Any:
+    """The library. Where the hub's name does not resolve it is imported in its offline mode, in which it looks into its
+    cache at once instead of trying for half a minute."""
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ or getproxies() or _resolves(host):
+        return importlib.import_module("datasets")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        return importlib.import_module("datasets")
+    finally:
+        del os.environ["HF_HUB_OFFLINE"]
+
+
+def _resolves(host: str | None) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
+
+
+def _parts(groups: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Which groups of files are train and test; {"all": …} where none is named."""
+    chosen = {
+        key: next((groups[name] for name in names if name in groups), None)
+        for key, names in (("train", TRAIN_NAMES), ("test", TEST_NAMES))
+    }
+    named = {key: files for key, files in chosen.items() if files}
+    return named or {"all": [file for files in groups.values() for file in files]}
+
+
+def _part_word(path: Path) -> str:
+    words = re.split(r"[\\/_.\-]+", str(path).lower())
+    return next((word for word in words if word in TRAIN_NAMES + TEST_NAMES), "")
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if not stored:
+        return {}
+    try:
+        features: dict[str, Any] = json.loads(stored)["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return features
+
+
+def _columns(schema: Any, where: str) -> tuple[str, str]:
+    """The names of the image and of the label column."""
+    import pyarrow as pa
+
+    features = _features(schema)
+    images = [key for key, feature in features.items() if _kind(feature) == "Image" and key in schema.names]
+    labels = [key for key, feature in features.items() if _kind(feature) == "ClassLabel" and key in schema.names]
+    if not images:
+        images = [f.name for f in schema if _is_encoded(f.type)]
+    if not labels:
+        labels = [f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
+        labels = [name for name in labels if name in _LABEL_NAMES] or labels
+    return _choose("image", images, _IMAGE_NAMES, schema, where), _choose("label", labels, _LABEL_NAMES, schema, where)
+
+
+def _kind(feature: Any) -> str:
+    return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
+
+
+def _is_encoded(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _choose(what: str, found: list[str], preferred: tuple[str, ...], schema: Any, where: str) -> str:
+    ranked = [name for name in preferred if name in found] or (found if len(found) == 1 else [])
+    if ranked:
+        return ranked[0]
+    shown = ", ".join(f"{f.name}: {f.type}" for f in schema)
+    raise DataError(f"{where} has {'several possible' if found else 'no'} {what} columns; its columns: {shown}")
+
+
+def _from_tables(
+    name: str,
+    tables: dict[str, list[tuple[str, Any]]],
+    columns: tuple[str, str],
+    root: Path,
+    resize: Resize | None,
+    only: str | None,
+) -> Data:
+    image, label = columns
+    feature = _features(next(table for found in tables.values() for _, table in found).schema).get(label)
+    class_names = tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
+    labels = {key: [_labels(table, label, place) for place, table in found] for key, found in tables.items()}
+    if any(column and isinstance(column[0], str) for found in labels.values() for column in found):
+        class_names = tuple(sorted({word for found in labels.values() for column in found for word in column}))
+        number = {word: i for i, word in enumerate(class_names)}
+        labels = {key: [[number[word] for word in column] for column in found] for key, found in labels.items()}
+    parts = {}
+    for key, found in tables.items():
+        wanted = only is None or key in (only, "all")
+        parts[key] = join(
+            [
+                Listing(_items(table, image, root) if wanted else [None] * len(table), column, _rows(place))
+                for (place, table), column in zip(found, labels[key], strict=True)
+            ]
+        )
+    return read(name, parts, class_names, resize, only)
+
+
+def _rows(place: str) -> Callable[[int], str]:
+    return lambda i: f"{place} row {i}"
+
+
+def _labels(table: Any, column: str, place: str) -> list[Any]:
+    if table[column].null_count:
+        raise DataError(f"{place} has {table[column].null_count} rows without a {column}")
+    values: list[Any] = table[column].to_pylist()
+    return values
+
+
+def _items(table: Any, column: str, root: Path) -> list[Item]:
+    import pyarrow as pa
+
+    items: list[Item] = []
+    for chunk in table[column].chunks:
+        if not pa.types.is_struct(chunk.type):
+            items += chunk.to_pylist()
+            continue
+        encoded = chunk.field("bytes").to_pylist()
+        paths = chunk.field("path").to_pylist() if chunk.type.get_field_index("path") >= 0 else [None] * len(encoded)
+        items += [e if e is not None else (root / p if p else None) for e, p in zip(encoded, paths, strict=True)]
+    return items

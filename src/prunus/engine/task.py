@@ -1,0 +1,135 @@
+"""What a batch means: how it goes through the model, its loss, and what is measured. Classification is built in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prunus.errors import DataError, ExampleError, InputError
+
+__all__ = ["Classification", "Metrics", "Task", "logits"]
+
+
+class Task(Protocol):
+    """What the loop asks of a task. Segmentation or detection replace `Classification` by an object of this shape."""
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """The model's output for a batch."""
+
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """The mean loss over the batch, a scalar."""
+
+    def size(self, batch: Any) -> int:
+        """How many samples the batch has."""
+
+    def tally(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
+        """Scalars to be summed over all batches."""
+
+    def metrics(self, totals: Mapping[str, float], n: int) -> Any:
+        """The sums over n samples, as what `evaluate` returns."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """top1 and top5 in percent, the mean loss, and the number of samples."""
+
+    top1: float
+    top5: float
+    loss: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} ({self.n} images)"
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Cross-entropy on batches (x, y), y int64 (N,).
+
+    aux_weight: weight of the outputs that a net gives beside the first in train mode (GoogLeNet's paper: 0.3).
+    """
+
+    label_smoothing: float = 0.0
+    aux_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """`model(x)`. Raises ExampleError where the model refuses the batch, DataError where the batch is no (x, y)."""
+        x, _ = _pair(batch)
+        try:
+            return model(x)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ExampleError(f"{type(model).__name__} refuses a batch of shape {tuple(x.shape)}: {reason}") from error
+
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """Mean cross-entropy of the first output, plus aux_weight times that of each auxiliary one."""
+        _, y = _pair(batch)
+        main = logits(output)
+        _check(main, y)
+        loss = F.cross_entropy(main, y, label_smoothing=self.label_smoothing)
+        for extra in output[1:] if isinstance(output, tuple | list) else ():
+            if isinstance(extra, Tensor) and extra.shape == main.shape:
+                loss = loss + self.aux_weight * F.cross_entropy(extra, y, label_smoothing=self.label_smoothing)
+        return loss
+
+    def size(self, batch: Any) -> int:
+        """N."""
+        return len(_pair(batch)[1])
+
+    def tally(self, output: Any, batch: Any) -> dict[str, Tensor]:
+        """Counts of right answers among the first 1 and 5, and the summed cross-entropy without smoothing."""
+        _, y = _pair(batch)
+        scores = logits(output).float()
+        _check(scores, y)
+        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == y[:, None]
+        return {
+            "top1": best[:, 0].sum(),
+            "top5": best.any(dim=1).sum(),
+            "loss": F.cross_entropy(scores, y, reduction="sum").double(),
+        }
+
+    def metrics(self, totals: Mapping[str, float], n: int) -> Metrics:
+        """See Metrics."""
+        return Metrics(100 * totals["top1"] / n, 100 * totals["top5"] / n, totals["loss"] / n, n)
+
+
+def logits(output: Any) -> Tensor:
+    """The first output of a model: a tensor, the first of a tuple, or the field `logits`."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    found = getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        raise ExampleError(f"the model gives {type(output).__name__}, which has no logits")
+    return found
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        return batch[0], batch[1]
+    raise DataError(f"a batch must be the pair (x, y) of tensors, not {type(batch).__name__}")
+
+
+def _check(scores: Tensor, y: Tensor) -> None:
+    if scores.ndim != 2 or y.ndim != 1 or len(scores) != len(y):
+        raise ExampleError(f"the model gives {tuple(scores.shape)} for labels {tuple(y.shape)}; needed: (N, classes)")
+    if y.device.type == "cpu" and len(y):  # elsewhere the look would cost a synchronisation a step
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= scores.shape[1]:
+            raise DataError(
+                f"label {low if low < 0 else high} is out of range for a model with {scores.shape[1]} outputs"
+            )
