@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 
+import numpy as np
 from torch import nn
 
 from .errors import TargetError, UnknownName
@@ -100,6 +101,8 @@ def from_rates(
             for g in hit:
                 set_rate(g, rate)
         return widths, ()
+    if isinstance(rates, np.ndarray):
+        rates = rates.tolist()
     if not isinstance(rates, (str, Sequence)):
         raise TargetError(f"rates are a list, its text or a dict by layer, not {type(rates).__name__}")
     values = parse_rates(rates) if isinstance(rates, str) else tuple(rates)

@@ -1,0 +1,139 @@
+"""What stays whole, the reason that is given, and that the rest is still cut exactly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo import conv, head, image, net, pool
+
+import prunus
+
+
+def padded(s: nn.Module, x: Tensor) -> Tensor:
+    y = s.a(x)
+    return s.h(pool(s.b(y) + F.pad(y, (0, 0, 0, 0, 2, 2))))
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
+class Stuck(NamedTuple):
+    make: Callable[[], nn.Module]
+    free: dict[str, int]  # groups that remain
+    pinned: str  # the side of a layer that is pinned
+    width: int
+    reason: str  # must be in the reason
+    unknown: str = ""  # op named as unknown
+
+
+def between(op: Callable[..., Tensor], wide: int = 12, **parts: object) -> Callable[[], nn.Module]:
+    """conv a (8), conv b (12), the op on b's channels, pooled, linear h: a is free whatever happens to b."""
+    return lambda: net(
+        lambda s, x: s.h(pool(op(s.b(s.a(x).relu())))), a=conv(3, 8), b=conv(8, 12), h=head(wide), **parts
+    )
+
+
+STUCK: dict[str, Stuck] = {
+    "einsum": Stuck(
+        between(lambda y: torch.einsum("nchw,nkhw->nchw", y, y)), {"a": 8}, "b outputs", 12, "no rule for", "einsum"
+    ),
+    "unfold": Stuck(
+        between(lambda y: F.unfold(y, 2)[:, :, :, None], 48), {"a": 8}, "b outputs", 12, "no rule for", "unfold"
+    ),
+    "matrix times vector": Stuck(
+        between(lambda y: torch.mv(pool(y), torch.ones(12))[:, None, None, None].expand(-1, 12, 1, 1)),
+        {"a": 8}, "b outputs", 12, "no rule for", "mv",
+    ),
+    "local response norm": Stuck(
+        between(lambda y: F.local_response_norm(y, 3)), {"a": 8}, "b outputs", 12, "order of channels matters"
+    ),
+    "cumulative sum": Stuck(between(lambda y: y.cumsum(1)), {"a": 8}, "b outputs", 12, "order of channels matters"),
+    "sort": Stuck(
+        between(lambda y: torch.sort(y, dim=1).values), {"a": 8}, "b outputs", 12, "order of channels matters"
+    ),
+    "roll over channels": Stuck(
+        between(lambda y: y.roll(1, 1)), {"a": 8}, "b outputs", 12, "order of channels matters"
+    ),
+    "pieces of unequal size": Stuck(
+        between(lambda y: y.split([4, 8], 1)[1], 8), {"a": 8}, "b outputs", 12, "pieces of fixed sizes"
+    ),
+    "unbind of channels": Stuck(
+        between(lambda y: torch.stack(y.unbind(1), 1)), {"a": 8}, "b outputs", 12, "pieces of fixed sizes"
+    ),
+    "every second channel": Stuck(between(lambda y: y[:, ::2], 6), {"a": 8}, "b outputs", 12, "fixed place"),
+    "one channel": Stuck(between(lambda y: y * y[:, :1]), {"a": 8}, "b outputs", 12, "fixed place"),
+    "channels in a literal order": Stuck(
+        between(lambda y: y[:, [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]]), {"a": 8}, "b outputs", 12, "__getitem__"
+    ),
+    "literal view": Stuck(
+        between(lambda y: y.view(-1, 2, 6, 8, 8).sum(1), 6), {"a": 8}, "b outputs", 12, "torch.Tensor.view on"
+    ),
+    "literal norm": Stuck(
+        between(lambda y: F.layer_norm(y.transpose(1, 3), (12,)).transpose(1, 3)), {"a": 8}, "b outputs", 12,
+        "layer_norm"
+    ),
+    "a constant of the same width": Stuck(
+        between(lambda y: (y.transpose(1, 3) * torch.linspace(0, 1, 12)).transpose(1, 3)), {"a": 8}, "b outputs", 12,
+        "neither parameter, buffer nor traced activation",
+    ),
+    "convolution along channels": Stuck(
+        between(lambda y: F.conv1d(pool(y)[:, None], torch.ones(1, 1, 3), padding=1)[:, 0, :, None, None]),
+        {"a": 8}, "b outputs", 12, "mixes its neighbours",
+    ),
+    # 4 of b's 12 channels stand in y's places 0, 1, 10, 11 and meet zeros; the 8 others meet a's 8
+    "padded channels": Stuck(
+        lambda: net(padded, a=conv(3, 8), b=conv(8, 12), h=head(12)), {"a": 8}, "b outputs", 4,
+        "F.pad filled with zeros"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_pinned_with_a_reason(name: str) -> None:
+    row = STUCK[name]
+    model = row.make()
+    coupling = prunus.trace(model, image())
+    assert {g.name: g.width for g in coupling.groups} == row.free
+    found = next(p for p in coupling.pinned if p.name == row.pinned)
+    assert found.width == row.width
+    assert row.reason in found.reason
+    assert [row.unknown in op for op in coupling.unknown_ops] == [True] * bool(row.unknown)
+
+    small = prunus.prune(model, image(), target="channels=60%", method="random")
+    assert small.proof is not None and small.proof.worst < 1e-12
+    assert sum(small.plan.widths) == int(0.6 * sum(row.free.values()))
+
+
+def test_the_witness_names_a_scripted_function() -> None:
+    def doubled(x: Tensor) -> Tensor:
+        return torch.relu(x) * 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scripting is deprecated; models that use it are not gone
+        hidden = torch.jit.script(doubled)
+    model = net(lambda s, x: s.h(pool(hidden(s.b(s.a(x))))), a=conv(3, 8), b=conv(8, 12), h=head(12))
+    coupling = prunus.trace(model, image())
+    assert {g.name: g.width for g in coupling.groups} == {"a": 8}
+    assert any("aten.relu" in op and "called below Python" in op for op in coupling.unknown_ops)
+    assert next(p for p in coupling.pinned if p.name == "b outputs").width == 12
+
+
+def test_an_autograd_function_is_followed_inside() -> None:
+    model = net(lambda s, x: s.h(pool(Doubled.apply(s.a(x)))), a=conv(3, 8), h=head(8))
+    coupling = prunus.trace(model, image())
+    small = prunus.prune(model, image(), target="channels=60%", method="random")
+    assert sum(coupling.widths) + sum(p.width for p in coupling.pinned if p.name == "a outputs") == 8
+    assert small.proof is not None and small.proof.worst < 1e-12

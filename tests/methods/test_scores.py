@@ -1,0 +1,208 @@
+"""Scores against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.errors import InputError, ModelError, UnknownName
+from prunus.methods import METHODS, Magnitude, Random, Slimming, Uniform, method_of
+
+EXAMPLE = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+class Summed(nn.Module):
+    """Two normed producers of one stream of three channels, then a layer of two without a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1)
+        self.na, self.nb = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.c, self.head = nn.Conv2d(3, 2, 1, bias=False), nn.Conv2d(2, 1, 1)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -2.0], [3.0, 0.0]]).view(3, 2, 1, 1))
+            self.b.weight.copy_(torch.tensor([[0.0, 0.5], [1.0, 0.0], [0.0, -4.0]]).view(3, 2, 1, 1))
+            self.c.weight.copy_(torch.tensor([[1.0, -1.0, 2.0], [3.0, 0.0, -3.0]]).view(2, 3, 1, 1))
+            self.na.weight.copy_(torch.tensor([1.0, -2.0, 0.0]))
+            self.nb.weight.copy_(torch.tensor([0.25, 0.5, -0.125]))
+            for name, p in self.named_parameters():
+                if name.endswith("bias"):
+                    p.fill_(100.0)  # no method here looks at a bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.na(self.a(x)) + self.nb(self.b(x)))
+        return self.head(torch.relu(self.c(x)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def summed() -> tuple[nn.Module, prunus.Coupling]:
+    model = Summed()
+    coupling = prunus.trace(model, EXAMPLE)
+    assert [(g.name, g.width) for g in coupling.groups] == [("a", 3), ("c", 2)]
+    return model, coupling
+
+
+@pytest.mark.parametrize(
+    ("p", "stream", "inner"),
+    [
+        (1, [1.5, 3.0, 7.0], [4.0, 6.0]),
+        (2, [1.25, 5.0, 25.0], [6.0, 18.0]),
+    ],
+)
+def test_magnitude(summed: tuple[nn.Module, prunus.Coupling], p: int, stream: list[float], inner: list[float]) -> None:
+    """Σ over the two producers of |w|^p; the biases of 100 do not count. Normalised: the mean of every group is 1."""
+    plain = Magnitude(p=p, normalise=False).score(*summed)
+    assert [s.tolist() for s in plain] == [stream, inner]
+    scaled = Magnitude(p=p).score(*summed)
+    for found, raw in zip(scaled, (stream, inner), strict=True):
+        np.testing.assert_allclose(found, np.array(raw) / np.mean(raw), rtol=1e-15)
+        assert found.dtype == np.float64 and found.mean() == pytest.approx(1.0)
+
+
+def test_magnitude_ranks_do_not_depend_on_the_scale_of_a_layer(summed: tuple[nn.Module, prunus.Coupling]) -> None:
+    model, coupling = summed
+    before = Magnitude().score(model, coupling)
+    louder = Summed()
+    with torch.no_grad():
+        louder.c.weight.mul_(64)
+    for a, b in zip(before, Magnitude().score(louder, coupling), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_magnitude_of_zero_filters_is_zero() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    nn.init.zeros_(model[0].weight)  # type: ignore[arg-type]
+    (scores,) = Magnitude().score(model, prunus.trace(model, EXAMPLE))
+    assert scores.tolist() == [0.0] * 4
+
+
+def test_magnitude_of_flattened_channels_and_transposed_convolutions() -> None:
+    """Output channels of a transposed convolution lie on axis 1 of its weight (in, out, k, k)."""
+    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(16.0).view(2, 2, 2, 2))  # type: ignore[union-attr, operator]
+    (scores,) = Magnitude(p=1, normalise=False).score(model, prunus.trace(model, EXAMPLE))
+    assert scores.tolist() == [6.0 + 38.0, 22.0 + 54.0]
+
+
+def test_magnitude_of_a_grouped_convolution() -> None:
+    """Channels stay single where only equal counts are demanded."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 6, 1, groups=2, bias=False), nn.ReLU(), nn.Conv2d(6, 1, 1))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.arange(12.0).view(6, 2, 1, 1))  # type: ignore[union-attr, operator]
+    coupling = prunus.trace(model, EXAMPLE)
+    scores = dict(
+        zip((g.name for g in coupling.groups), Magnitude(p=1, normalise=False).score(model, coupling), strict=True)
+    )
+    assert sorted(scores["1"].tolist()) == [1.0, 5.0, 9.0, 13.0, 17.0, 21.0]
+
+
+def test_slimming_sums_the_scales_of_a_channel(summed: tuple[nn.Module, prunus.Coupling]) -> None:
+    """|γ| of both norms; the layer without a norm goes last."""
+    stream, inner = Slimming().score(*summed)
+    assert stream.tolist() == [1.25, 2.5, 0.125]
+    assert (inner > stream.max()).all()
+    kept = prunus.prune(summed[0], EXAMPLE, "channels=3", Slimming(), check=False).plan.kept
+    assert kept == ((1,), (0, 1))
+
+
+def test_slimming_of_a_pre_activation_norm() -> None:
+    """A norm that reads a concatenation scales the channels of both producers."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm, self.head = (
+                nn.Conv2d(2, 2, 1),
+                nn.Conv2d(2, 3, 1),
+                nn.BatchNorm2d(5),
+                nn.Conv2d(5, 1, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1))))  # type: ignore[no-any-return]
+
+    model = Dense()
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.tensor([5.0, -4.0, 3.0, 2.0, 1.0]))
+    coupling = prunus.trace(model, EXAMPLE)
+    found = dict(zip((g.name for g in coupling.groups), Slimming().score(model, coupling), strict=True))
+    assert found["a"].tolist() == [5.0, 4.0] and found["b"].tolist() == [3.0, 2.0, 1.0]
+
+
+def test_slimming_needs_norms() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    with pytest.raises(ModelError, match="no group of this model has one"):
+        prunus.prune(model, EXAMPLE, "macs=50%", "slimming")
+
+
+def test_random_is_seeded(summed: tuple[nn.Module, prunus.Coupling]) -> None:
+    one, again, other = (Random().score(*summed, seed=s) for s in (3, 3, 4))
+    assert [s.tolist() for s in one] == [s.tolist() for s in again]
+    assert [s.tolist() for s in one] != [s.tolist() for s in other]
+    assert all(((s >= 0) & (s < 1)).all() for s in one)
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    Random().score(*summed, seed=5)
+    assert torch.equal(state[0], torch.get_rng_state()) and (state[1] == np.random.get_state()[1]).all()
+
+
+def test_uniform_removes_equal_fractions_last_channels_first() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 40, 1), nn.ReLU(), nn.Conv2d(40, 20, 1), nn.ReLU(), nn.Conv2d(20, 1, 1))
+    for target in ("channels=70%", "channels=70%,scope=global"):  # the method's scope is stronger than the target's
+        kept = prunus.prune(model, EXAMPLE, target, "uniform", check=False).plan.kept
+        assert kept == (tuple(range(28)), tuple(range(14)))
+
+
+def test_the_scope_of_a_method_overrides_the_target() -> None:
+    """Two layers of very different scores: locally both lose half, globally one loses most."""
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    with torch.no_grad():
+        model[2].weight.mul_(1000)  # type: ignore[union-attr, operator]
+    local = prunus.prune(model, EXAMPLE, "channels=50%", Magnitude(normalise=False, scope="local"), check=False)
+    whole = prunus.prune(model, EXAMPLE, "channels=60%", Magnitude(normalise=False), check=False)
+    assert local.plan.widths == (4, 4) and whole.plan.widths == (1, 8)
+
+
+def test_names_and_objects() -> None:
+    assert method_of("l1") == Magnitude(p=1) and method_of("l2") == method_of("magnitude") == Magnitude(p=2)
+    own = Magnitude(p=1, normalise=False)
+    assert method_of(own) is own
+    assert method_of("uniform") == Uniform() and method_of("random") == Random()
+    assert {"magnitude", "l1", "l2", "slimming", "random", "uniform"} <= set(METHODS)
+    with pytest.raises(UnknownName, match="unknown method 'magnitud'; did you mean 'magnitude'"):
+        method_of("magnitud")
+    with pytest.raises(InputError, match="a method is a name or an object"):
+        method_of(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="p=3"):
+        Magnitude(p=3)
+
+
+def test_a_method_of_ones_own() -> None:
+    class Backwards:
+        scope = None
+
+        def score(self, model: nn.Module, coupling: prunus.Coupling, *, seed: int = 0) -> tuple[np.ndarray, ...]:
+            return tuple(np.arange(g.width, 0, -1, dtype=float) for g in coupling.groups)
+
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    small = prunus.prune(model, EXAMPLE, "channels=50%", Backwards())  # type: ignore[arg-type]
+    assert small.plan.kept == ((0, 1, 2, 3),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_are_float64_whatever_the_weights_are(dtype: torch.dtype) -> None:
+    model = Summed().to(dtype)
+    coupling = prunus.trace(model, EXAMPLE.to(dtype))
+    scores = Magnitude(p=2, normalise=False).score(model, coupling)
+    assert [s.tolist() for s in scores] == [[1.25, 5.0, 25.0], [6.0, 18.0]]
+
+
+def test_a_convolution_of_one_input_channel_is_not_depthwise() -> None:
+    """Grayscale images: the stem is scored and pruned like any other layer."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    small = prunus.prune(model, torch.randn(1, 1, 8, 8), "channels=50%", "uniform")
+    assert small.rows() == [("0", 8, 4), ("2", 4, 2)]
+    assert small.proof is not None and small.proof.holds
