@@ -1,0 +1,68 @@
+"""Prunus makes neural networks smaller: a budget, a cut, and a proof that the cut changed nothing else.
+
+The names below load on first use, so that `import prunus` costs nothing and brings in no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prunus.api import Pruned, apply, cost, inspect, prune, trace
+    from prunus.costs import Cost
+    from prunus.engine.loop import evaluate
+    from prunus.graph import Coupling
+    from prunus.lab.job import finetune
+    from prunus.plan import Plan
+    from prunus.target import Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cost",
+    "Coupling",
+    "Plan",
+    "Pruned",
+    "Target",
+    "__version__",
+    "apply",
+    "cost",
+    "evaluate",
+    "finetune",
+    "inspect",
+    "prune",
+    "trace",
+]
+
+# Public name -> the module that defines it. A function may not bear the name of a module of this package: importing
+# the module would set the attribute and hide the function (tests/test_repository.py keeps watch).
+_HOME = {
+    "Cost": "prunus.costs",
+    "Coupling": "prunus.graph",
+    "Plan": "prunus.plan",
+    "Pruned": "prunus.api",
+    "Target": "prunus.target",
+    "apply": "prunus.api",
+    "cost": "prunus.api",
+    "evaluate": "prunus.engine.loop",
+    "finetune": "prunus.lab.job",
+    "inspect": "prunus.api",
+    "prune": "prunus.api",
+    "trace": "prunus.api",
+}
+_MODULES = frozenset({"errors", "methods", "models"})
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"prunus.{name}")
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'prunus' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -1,0 +1,98 @@
+"""The command line: `prunus VERB …`, a thin face of the Python calls.
+
+Exit codes: 0 done, 1 failed while working, 2 the input was wrong, 130 interrupted. An error is one line on stderr;
+`--debug` shows the traceback instead. Nothing here imports torch before a verb runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from prunus import __version__
+from prunus.cli.verb import Verb, read, write
+from prunus.errors import InputError, PrunusError, UnknownName
+
+__all__ = ["main", "verbs"]
+
+
+def verbs() -> tuple[Verb, ...]:
+    """Every verb, in the order in which a newcomer would want them."""
+    from prunus.cli import demo, describe, prune, training
+
+    return (
+        demo.DEMO,
+        prune.PRUNE,
+        training.FINETUNE,
+        training.EVAL,
+        describe.COST,
+        describe.INSPECT,
+        describe.MODELS,
+        describe.METHODS,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `prunus` with `argv` (default: the process's arguments) and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    prog = "prunus"
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(overview())
+            return 0 if words else 2
+        if words[0] in ("-V", "--version"):
+            print(f"prunus {__version__}")
+            return 0
+        table = {verb.name: verb for verb in verbs()}
+        if words[0] not in table:
+            raise UnknownName.of("verb", words[0], table)
+        verb = table[words[0]]
+        prog = f"prunus {verb.name}"
+        options = read(verb, words[1:])
+        write(verb.run(options), as_json=options.json)
+        return 0
+    except SystemExit as done:  # argparse after --help
+        return int(done.code or 0)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if "--debug" in words:
+            raise
+        return complain(prog, error)
+
+
+def complain(prog: str, error: Exception) -> int:
+    """One line on stderr for `error`; returns the exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, PrunusError):
+        print(f"{prog}: {text}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    print(f"{prog}: {type(error).__name__}: {text} (run again with --debug for the traceback)", file=sys.stderr)
+    return 1
+
+
+def overview() -> str:
+    """The text of `prunus --help`."""
+    table = verbs()
+    width = max(len(verb.name) for verb in table)
+    lines = [f"  {verb.name:<{width}}  {verb.summary}" for verb in table]
+    return "\n".join(
+        [
+            "usage: prunus VERB [options]     prunus VERB --help",
+            "",
+            "Makes neural networks smaller: name a budget, get a smaller network and the proof that the cut is exact.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "Every verb takes --json and --debug. Exit codes: 0 done, 1 failed while working, 2 the input was wrong.",
+            "",
+            "example:",
+            "  prunus demo",
+        ]
+    )

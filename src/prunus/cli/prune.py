@@ -1,0 +1,68 @@
+"""The verb that cuts: measure, cut with proof, measure, train back, measure, write the folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from prunus.cli import options as opt
+from prunus.cli.verb import Reply, Verb
+from prunus.errors import InputError
+
+__all__ = ["PRUNE"]
+
+
+def prune_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `prune`."""
+    opt.add_model(parser)
+    opt.add_input(parser)
+    opt.add_data(parser)
+    opt.add_budget(parser)
+    opt.add_training(parser, epochs="--finetune-epochs", default=0)
+    opt.add_machine(parser)
+    opt.add_out(parser)
+
+
+def prune(options: argparse.Namespace) -> Reply:
+    """Prune a model, and where data is given measure it and train it back."""
+    from prunus.cli.show import say, show_outcome
+    from prunus.cli.source import finetuning, runtime, source
+    from prunus.lab import folder, job
+
+    if not (options.target or options.rates or options.widths or options.drop):
+        raise InputError("nothing to remove; give --target, such as macs=50%, or --rates, --widths or --drop")
+    cut = job.Cut(
+        target=options.target,
+        rates=options.rates,
+        rates_layout=options.rates_layout,
+        keep_rule=options.keep_rule,
+        widths=options.widths,
+        drop=options.drop,
+        method=options.method,
+        pin=tuple(options.pin),
+        seed=options.seed,
+    )
+    cut, where = job.checked(cut), runtime(options)
+    out = None if options.out is None else folder.ready(options.out)
+    given, data = source(options, needs_data=options.finetune_epochs > 0)
+    fit = None if data is None else finetuning(options, data, options.finetune_epochs)
+    outcome = job.do(given.model, given.example, cut, data=data, after=fit, runtime=where, progress=not options.json)
+    answer = {"model": given.description.model, **job.answer(outcome, cut), "out": options.out}
+    if out is not None:
+        plan = outcome.pruned.plan if given.plan is None else given.plan.then(outcome.pruned.plan)
+        folder.write(out, outcome.pruned.model, plan, given.description, answer)
+
+    def show() -> None:
+        show_outcome(given.description.model, outcome)
+        if options.out is not None:
+            say(f"written to {options.out}")
+
+    return Reply(answer, show)
+
+
+PRUNE = Verb(
+    "prune",
+    "Cut a model to a budget, prove the cut, and train back what was lost.",
+    "prunus prune resnet56 --weights resnet56.th --data cifar10 --target macs=50% --finetune-epochs 4 --out small",
+    prune_options,
+    prune,
+)

@@ -1,0 +1,82 @@
+"""Tables in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prunus.lab.job import Outcome
+
+__all__ = ["amount", "percent", "say", "show_outcome", "table"]
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    print(text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a table: the first column names the row, the others are figures."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False, show_edge=False)
+    for number, name in enumerate(head):
+        drawn.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console().print(drawn)
+    print()
+
+
+def console() -> Console:
+    """Where people read. A pipe gets lines of at least 120 characters, and no colour."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else max(shutil.get_terminal_size((120, 24)).columns, 120)
+    return Console(width=width, highlight=False)
+
+
+def show_outcome(model: str, outcome: Outcome) -> None:
+    """The widths, what was pinned, the proof, the costs, the accuracy."""
+    from prunus.lab.job import left, widths
+
+    pruned, accuracy = outcome.pruned, outcome.accuracy
+    table(("group", "width", "kept"), ((w.group, str(w.dense), str(w.kept)) for w in widths(pruned)))
+    costs = (
+        (kind, amount(old), amount(new), percent(100 * left(old, new)))
+        for kind, old, new in (
+            ("macs", pruned.before.macs, pruned.after.macs),
+            ("params", pruned.before.params, pruned.after.params),
+            ("bytes", pruned.before.bytes, pruned.after.bytes),
+        )
+    )
+    table((model, "before", "after", "left"), costs)
+    if accuracy.before is not None:
+        stages = (accuracy.before, accuracy.cut, accuracy.finetuned)
+        table(("accuracy", "before", "after the cut", "fine-tuned"), [("top-1", *map(percent, stages))])
+    for dropped in pruned.plan.dropped:
+        say(f"dropped: {dropped.name}")
+    for pin in pruned.coupling.pinned:
+        say(f"pinned: {pin.name}, {pin.width} channels: {pin.reason}")
+    for op in pruned.coupling.unknown_ops:
+        say(f"no rule: {op}")
+    for note in pruned.notes:
+        say(f"note: {note}")
+    say(str(pruned.proof) if pruned.proof is not None else "not proven")
+
+
+def amount(number: int) -> str:
+    """1234567 -> "1,234,567"."""
+    return f"{number:,}"
+
+
+def percent(number: float | None) -> str:
+    """93.391 -> "93.39 %"; nothing for what was not measured."""
+    return "" if number is None else f"{number:.2f} %"

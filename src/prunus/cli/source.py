@@ -1,0 +1,127 @@
+"""From the options of a verb to a model, its data and an example."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prunus.errors import InputError
+from prunus.lab.folder import Description
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunus.engine.config import Fit
+    from prunus.engine.data import Data
+    from prunus.engine.runtime import Runtime
+    from prunus.plan import Plan
+
+    Past = tuple[Description | None, Plan | None, Path | None]
+
+__all__ = ["Source", "finetuning", "runtime", "source", "with_data"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model ready for work: how it was named, the cut that led to it, and one example input."""
+
+    model: nn.Module
+    description: Description
+    plan: Plan | None
+    example: Tensor
+
+
+def source(options: argparse.Namespace, *, needs_data: bool = False) -> tuple[Source, Data | None]:
+    """The model of MODEL, --weights and --classes, or of --from; and the data, where --data is given or needed."""
+    if needs_data or getattr(options, "data", None) is not None:
+        return with_data(options)
+    return _source(options, _past(options), None), None
+
+
+def with_data(options: argparse.Namespace, *, only: Literal["test"] | None = None) -> tuple[Source, Data]:
+    """The model, and the data of --data. only: read just that part, where mean and std need no other."""
+    past = _past(options)
+    data = _data(options, past[0], only)
+    return _source(options, past, data), data
+
+
+def _source(options: argparse.Namespace, past: Past, loaded: Data | None) -> Source:
+    from prunus.lab import folder
+
+    old, plan, weights = past
+    described = old or Description(options.model)
+    if loaded is not None:
+        described = replace(
+            described,
+            mean=tuple(loaded.mean) or None,
+            std=tuple(loaded.std) or None,
+            resize=options.resize or described.resize,
+        )
+    example = _example(options, described, loaded)
+    classes = options.classes or described.classes or _classes_of(described.model, loaded)
+    described = replace(described, classes=classes, input=tuple(example.shape[1:]))
+    return Source(folder.rebuild(described, plan, weights), described, plan, example)
+
+
+def runtime(options: argparse.Namespace) -> Runtime:
+    """Device, precision and seed of the options."""
+    from prunus.engine.runtime import Runtime
+
+    return Runtime(device=options.device, precision=options.precision, seed=options.seed)
+
+
+def finetuning(options: argparse.Namespace, data: Data, epochs: int) -> Fit | None:
+    """The settings of a fine-tuning; None where it has no epochs."""
+    from prunus.engine.config import Fit
+    from prunus.lab.job import augmented
+
+    if not epochs:
+        return None
+    return Fit(epochs=epochs, batch_size=options.batch_size, lr=options.lr, **augmented(data, options.augment))
+
+
+def _data(options: argparse.Namespace, described: Description | None, only: Literal["test"] | None) -> Data:
+    """The data of --data, prepared as the options say or else as the run of --from was."""
+    from prunus.engine.data import load
+
+    if options.data is None:
+        raise InputError("no data; give --data digits, a folder of parquet files or images, an .npz, or a hub id")
+    old = described or Description("")
+    mean, std = options.mean or old.mean or None, options.std or old.std or None
+    return load(options.data, mean=mean, std=std, resize=options.resize or old.resize, only=only)
+
+
+def _past(options: argparse.Namespace) -> Past:
+    """What --from or --weights bring: a description, a plan, and a file of weights."""
+    from prunus.lab import folder
+
+    given = getattr(options, "weights", None)
+    if options.source is None:
+        if options.model is None:
+            raise InputError("no model; give MODEL, such as resnet56 (see `prunus models`), or --from RUN")
+        return None, None, None if given is None else Path(given)
+    if options.model is not None or given is not None:
+        raise InputError("--from brings model and weights; give either MODEL and --weights, or --from")
+    return folder.read(Path(options.source))
+
+
+def _example(options: argparse.Namespace, described: Description, loaded: Data | None) -> Tensor:
+    """One input: from the data, or random with the shape of --input, the same one each time."""
+    import torch
+
+    size = getattr(options, "input", None)
+    if size is None and loaded is not None:
+        return loaded.example()
+    size = size or described.input
+    if size is None:
+        raise InputError("the shape of the input is not known; give --input, such as --input 3,32,32")
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _classes_of(model: str, loaded: Data | None) -> int | None:
+    """The data's number of classes. A user's own factory knows its own, and may take no such argument."""
+    if loaded is None or ".py:" in model:
+        return None
+    return loaded.classes or None

@@ -1,0 +1,76 @@
+"""What a verb is, and the parser every verb gets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from prunus.errors import InputError, nearest
+
+__all__ = ["Parser", "Reply", "Verb", "read", "write"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a verb found: plain data, which `--json` prints, and a function that shows the same to people."""
+
+    data: Mapping[str, object]
+    show: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its options, and the function that does the work."""
+
+    name: str
+    summary: str
+    example: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Reply]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaints are `InputError`, so that every wrong input leaves by the same door."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` shows an example")
+
+
+def read(verb: Verb, words: list[str]) -> argparse.Namespace:
+    """The options of `verb` in `words`. An option that does not exist is refused with the nearest one that does."""
+    parser = Parser(
+        prog=f"prunus {verb.name}",
+        description=verb.summary,
+        epilog=f"example:\n  {verb.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verb.options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in words:
+        option = word.partition("=")[0]
+        if re.fullmatch(r"--[a-zA-Z][\w-]*", option) and option not in known:
+            close = nearest(option, known)
+            hint = f"; did you mean {close!r}?" if close else ""
+            parser.error(f"unknown option {option!r}{hint}")
+    options, extra = parser.parse_known_args(words)
+    if extra:
+        parser.error(f"unexpected {' '.join(extra)!r}")
+    return options
+
+
+def write(reply: Reply, *, as_json: bool) -> None:
+    """Print `reply` on stdout, as one JSON object or for people."""
+    if as_json:
+        json.dump(reply.data, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        reply.show()
+    sys.stdout.flush()

@@ -1,0 +1,135 @@
+"""The folder of one run: what a reader needs to rebuild the network.
+
+model.safetensors   current weights; no pickle
+plan.json           the cut from the named network at full size; absent where nothing was cut
+run.json            the description below, and the results
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from prunus.errors import CheckpointError, InputError, ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.plan import Plan
+
+__all__ = ["Description", "build", "read", "ready", "rebuild", "write"]
+
+_FORMAT = "prunus-run-1"
+_RUN, _PLAN, _WEIGHTS = "run.json", "plan.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Which network this is and how its input is prepared. Saved with the weights, never guessed from a file name."""
+
+    model: str
+    classes: int | None = None
+    input: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | tuple[int, int] | None = None
+    stem: int | None = None
+    """Input channels, where the first convolution was replaced to take another number than the named model's."""
+
+
+def ready(path: str) -> Path:
+    """The folder at `path`, made if it is not there. Called before long work, so that it is not lost at the end."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {path!r}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write to the folder {path!r}: permission denied")
+    return folder
+
+
+def write(
+    folder: Path, model: nn.Module, plan: Plan | None, description: Description, results: Mapping[str, object]
+) -> None:
+    """Write the run into `folder`, which is there."""
+    from safetensors.torch import save_file
+
+    (folder / _PLAN).unlink(missing_ok=True)
+    if plan is not None:
+        plan.save(folder / _PLAN)
+    # Clones, because safetensors refuses tensors that share memory; a tied weight is then stored once under each name.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / _WEIGHTS)
+    content = {"format": _FORMAT, "description": asdict(description), "results": results}
+    (folder / _RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> tuple[Description, Plan | None, Path]:
+    """The description, the plan and the file of weights of the run at `path`, its folder or its model.safetensors."""
+    from prunus.plan import Plan
+
+    folder = path.parent if path.name == _WEIGHTS else path
+    file = folder / _RUN
+    if not file.is_file():
+        what = "has no run.json" if folder.is_dir() else "does not exist"
+        raise CheckpointError(f"{str(path)!r} {what}; give a folder that --out wrote, or MODEL and --weights")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise CheckpointError(f"{str(file)!r} is of format {content['format']!r}; this version reads {_FORMAT!r}")
+        description = _description(content["description"])
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged: {error}") from error
+    plan = folder / _PLAN
+    return description, Plan.load(plan) if plan.exists() else None, folder / _WEIGHTS
+
+
+def build(description: Description) -> nn.Module:
+    """The named network at full size, with random weights."""
+    from prunus.models import resolve
+
+    model = resolve(description.model, description.classes)
+    if description.stem is not None:
+        _replace_stem(model, description.stem)
+    return model
+
+
+def rebuild(description: Description, plan: Plan | None, weights: Path | None) -> nn.Module:
+    """The named network, cut as `plan` says, with the weights of the file; each where it is given."""
+    from prunus.api import apply
+    from prunus.models import load_weights
+
+    model = build(description)
+    if plan is not None:
+        model = apply(model, plan)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _replace_stem(model: nn.Module, channels: int) -> None:
+    """Give the model's first convolution `channels` inputs (grey images for a net that was written for colour)."""
+    from torch import nn
+
+    for name, old in model.named_modules():
+        if isinstance(old, nn.Conv2d):
+            if old.in_channels == channels:
+                return
+            kernel, stride, padding = (cast("tuple[int, int]", x) for x in (old.kernel_size, old.stride, old.padding))
+            bias = old.bias is not None
+            model.set_submodule(name, nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=bias))
+            return
+    raise ModelError("this model has no convolution to give another number of input channels")
+
+
+def _description(content: Mapping[str, object]) -> Description:
+    known = {name: content[name] for name in Description.__dataclass_fields__ if name in content}
+    lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return Description(**{**known, **lists})  # type: ignore[arg-type]

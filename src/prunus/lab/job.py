@@ -1,0 +1,208 @@
+"""The main job, told in steps: measure, cut with proof, measure, train back, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from prunus.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunus.api import Pruned
+    from prunus.engine.config import Fit
+    from prunus.engine.data import Data
+    from prunus.engine.history import History
+    from prunus.engine.runtime import Runtime
+    from prunus.target import Target
+
+__all__ = [
+    "Accuracy",
+    "Cut",
+    "Outcome",
+    "Width",
+    "answer",
+    "augmented",
+    "checked",
+    "do",
+    "finetune",
+    "left",
+    "make",
+    "widths",
+]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What shall go, in the words of `prunus.prune`."""
+
+    target: Target | str | None = None
+    rates: str | Mapping[str, float] | None = None
+    rates_layout: str = "published"
+    keep_rule: str = "exact"
+    widths: Mapping[str, int] | None = None
+    drop: Sequence[str] = ()
+    method: str = "magnitude"
+    pin: Sequence[str] = ()
+    seed: int = 0
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 on the test part, in percent; None where it was not measured."""
+
+    before: float | None = None
+    cut: float | None = None
+    finetuned: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished job. `history` is that of the fine-tuning, None without one."""
+
+    pruned: Pruned
+    accuracy: Accuracy
+    history: History | None
+
+
+@dataclass(frozen=True)
+class Width:
+    """One group before and after, and the layers whose outputs it is."""
+
+    group: str
+    dense: int
+    kept: int
+    layers: tuple[str, ...]
+
+
+def do(
+    model: nn.Module,
+    example: Tensor,
+    cut: Cut,
+    *,
+    data: Data | None = None,
+    after: Fit | None = None,
+    runtime: Runtime,
+    progress: bool = False,
+) -> Outcome:
+    """Prune `model` as `cut` says, fine-tune on the train part of `data`, measure on the test part at each stage."""
+    from prunus.engine.loop import evaluate
+
+    def top1(net: nn.Module) -> float | None:
+        if data is None:
+            return None
+        return float(evaluate(net, data, runtime=runtime, progress=progress).top1)
+
+    if after is not None and data is None:
+        raise InputError("fine-tuning needs data; give --data, or leave out --finetune-epochs")
+    before = top1(model)
+    pruned = make(model, example, cut)
+    cut_only = top1(pruned.model)
+    if after is None or data is None:
+        return Outcome(pruned, Accuracy(before, cut_only), None)
+    history = finetune(pruned, data, after, runtime=runtime, progress=progress)
+    return Outcome(pruned, Accuracy(before, cut_only, top1(pruned.model)), history)
+
+
+def checked(cut: Cut) -> Cut:
+    """`cut` with its target parsed. Refuses at once what needs neither model nor data to be refused."""
+    from prunus.asked import the_target
+    from prunus.methods import method_of
+
+    method_of(cut.method)
+    return replace(cut, target=the_target(cut.target, cut.rates, cut.widths, cut.drop))
+
+
+def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
+    """The cut itself."""
+    from prunus.api import prune
+
+    place = next((tensor.device for tensor in model.parameters()), example.device)
+    return prune(
+        model,
+        example.to(place),
+        cut.target,
+        cut.method,
+        rates=cut.rates,
+        rates_layout=cut.rates_layout,
+        keep_rule=cut.keep_rule,
+        widths=cut.widths,
+        drop=cut.drop,
+        pin=cut.pin,
+        seed=cut.seed,
+        check=cut.check,
+    )
+
+
+def finetune(
+    small: Pruned | nn.Module,
+    data: Data | Iterable[Any],
+    config: Fit | None = None,
+    *,
+    teacher: nn.Module | None = None,
+    runtime: Runtime | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a cut network back, in place. config: by default 10 epochs of SGD at .02, cosine, without augmentation.
+
+    data: a `Data` (its train part), or batches that start anew each time. teacher: distil from its logits.
+    """
+    from prunus.api import Pruned
+    from prunus.engine.config import Fit
+    from prunus.engine.loop import fit
+
+    model = small.model if isinstance(small, Pruned) else small
+    settings = config or Fit(epochs=10, lr=0.02)
+    return fit(model, data, settings, teacher=teacher, runtime=runtime, progress=progress)
+
+
+def augmented(data: Data, how: str) -> dict[str, Any]:
+    """The augmentation settings of `Fit`: "none", "crop", "crop-flip", or "auto".
+
+    A crop pads by an eighth of the image's side. auto: both for colour images, none for grey ones, where a mirrored
+    image often means something else.
+    """
+    from prunus.engine.data import Split
+
+    if how == "none" or not isinstance(data.train, Split):
+        return {"crop": 0, "flip": False}
+    channels, height = data.train.images.shape[1:3]
+    if how == "auto":
+        how = "crop-flip" if channels == 3 else "none"
+    return {"crop": height // 8 if how != "none" else 0, "flip": how == "crop-flip"}
+
+
+def widths(pruned: Pruned) -> tuple[Width, ...]:
+    """Every group that could be pruned, in the order of the network."""
+    return tuple(
+        Width(group.name, group.width, kept, tuple(tensor.rpartition(".")[0] or tensor for tensor in group.producers()))
+        for group, kept in zip(pruned.plan.groups, pruned.plan.widths, strict=True)
+    )
+
+
+def left(before: float, after: float) -> float:
+    """The fraction that remains."""
+    return after / before if before else 1.0
+
+
+def answer(outcome: Outcome, cut: Cut) -> dict[str, Any]:
+    """The result as plain data, for JSON."""
+    pruned, kinds = outcome.pruned, ("macs", "params", "nonzero", "bytes")
+    before, after = ({kind: getattr(cost, kind) for kind in kinds} for cost in (pruned.before, pruned.after))
+    return {
+        "method": cut.method,
+        "target": None if cut.target is None else str(cut.target),
+        "before": before,
+        "after": after,
+        "left": {kind: left(before[kind], after[kind]) for kind in kinds},
+        "verified": pruned.proof is not None and pruned.proof.holds,
+        "proof": None if pruned.proof is None else asdict(pruned.proof),
+        "pinned": [{"name": pin.name, "width": pin.width, "reason": pin.reason} for pin in pruned.coupling.pinned],
+        "widths": [{"group": width.group, "dense": width.dense, "kept": width.kept} for width in widths(pruned)],
+        "dropped": [dropped.name for dropped in pruned.plan.dropped],
+        "notes": list(pruned.notes),
+        "accuracy": asdict(outcome.accuracy),
+    }

@@ -1,0 +1,156 @@
+"""One self-contained HTML page from plain data.
+
+No script, no network, no file beside it: the style sheet is inlined and the drawings are inline SVG. A content security
+policy in the page itself forbids anything else. Every text that comes from a model or a user is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+__all__ = ["Bar", "Facts", "Page", "Section", "Table", "Widths", "render"]
+
+_SKELETON = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{title}</h1>
+<p class="lead">{lead}</p>
+</header>
+{sections}
+<footer>{footer}</footer>
+</main>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under `head`. The first column names the row; the others hold figures and are set to the right."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The width of one group: `kept` of `dense` channels; `detail` says what the group ties, `note` why it is whole."""
+
+    name: str
+    dense: int
+    kept: int
+    detail: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bars on one scale: the longest is the widest group."""
+
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Name and value pairs: settings, versions, seeds."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence or two, and one body."""
+
+    title: str
+    text: str
+    body: Table | Widths | Facts
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a page shows."""
+
+    title: str
+    lead: str
+    sections: tuple[Section, ...]
+    footer: str = ""
+
+
+def render(page: Page) -> str:
+    """The HTML of `page`."""
+    return _SKELETON.format(
+        title=escape(page.title),
+        style=_style(),
+        lead=escape(page.lead),
+        sections="\n".join(_section(section) for section in page.sections),
+        footer=escape(page.footer),
+    )
+
+
+@cache
+def _style() -> str:
+    return files("prunus.lab").joinpath("assets", "page.css").read_text(encoding="utf-8")
+
+
+def _section(section: Section) -> str:
+    body = section.body
+    drawn = _table(body) if isinstance(body, Table) else _widths(body) if isinstance(body, Widths) else _facts(body)
+    text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
+    return f"<section>\n<h2>{escape(section.title)}</h2>\n{text}{drawn}\n</section>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
+    rows = "\n".join(_row(row) for row in table.rows)
+    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
+
+
+def _row(row: Sequence[str]) -> str:
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+    return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
+
+
+def _widths(widths: Widths) -> str:
+    longest = max((bar.dense for bar in widths.bars), default=1)
+    legend = (
+        '<p class="legend"><span class="key kept"></span> kept <span class="key gone"></span> removed '
+        '<span class="key whole"></span> whole on purpose</p>'
+    )
+    return f'{legend}\n<div class="bars">\n' + "\n".join(_bar(bar, longest) for bar in widths.bars) + "\n</div>"
+
+
+def _bar(bar: Bar, longest: int) -> str:
+    """One row: name, drawing, figures. The drawing scales with the window; the text does not."""
+    percent = f"{100 * bar.kept / bar.dense:.0f} %"
+    title = f"{bar.name}: {bar.kept} of {bar.dense} channels kept ({percent})"
+    more = "".join(f"\n{line}" for line in (bar.detail, bar.note) if line)
+    kind = "whole" if bar.note else "kept"
+    note = f'<span class="note">{escape(bar.note)}</span>' if bar.note else ""
+    return (
+        f'<div class="bar"><span class="name">{escape(bar.name)}{note}</span>'
+        f'<svg viewBox="0 0 {longest} 10" preserveAspectRatio="none" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title + more)}</title>"
+        f'<rect class="gone" width="{bar.dense}" height="10"/><rect class="{kind}" width="{bar.kept}" height="10"/>'
+        f'</svg><span class="figure">{bar.dense} → {bar.kept}</span></div>'
+    )
+
+
+def _facts(facts: Facts) -> str:
+    pairs = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.pairs)
+    return f"<dl>\n{pairs}\n</dl>"
