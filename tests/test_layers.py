@@ -10,8 +10,9 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "prunus"
 
 _BASE = {"errors"}
+_STATE = _BASE | {"state"}
 _WORDS = _BASE | {"rates", "target"}
-_GRAPH = _WORDS | {"graph", "models"}
+_GRAPH = _WORDS | {"graph", "models", "state"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "select", "surgery"}
 _CORE = _CUT | {"methods", "widths", "asked", "result", "engine"}
 _ALL = _CORE | {"api", "lab"}
@@ -23,8 +24,9 @@ ALLOWED = {
     "planfile": _GRAPH | {"plan"},
     "models": _BASE,
     "engine": _BASE,
-    "costs": _BASE | {"models"},
-    "graph": _BASE | {"models"},
+    "state": _BASE,
+    "costs": _STATE | {"models"},
+    "graph": _STATE | {"models"},
     "select": _CUT - {"surgery"},
     "surgery": _CUT,
     "methods": _CUT,

@@ -10,7 +10,7 @@ from torch import nn
 
 from .errors import ExampleError, InputError, ModelError, TargetError, UnknownName
 from .graph.coupling import Coupling
-from .graph.record import example_tensors, unwrapped
+from .state import example_tensors, unwrapped
 from .target import Target
 from .widths import Rates
 

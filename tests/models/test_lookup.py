@@ -55,6 +55,7 @@ number = 3
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    sys.modules.pop("beside", None)
     (tmp_path / "beside.py").write_text("WIDTH = 5\n")
     path = tmp_path / "own.py"
     path.write_text(FACTORY)

@@ -14,6 +14,7 @@ from prunus.costs.macs import MacCounter
 from prunus.costs.report import Cost, weigh
 from prunus.costs.tally import Inputs, Tally, follow, forward
 from prunus.errors import ExampleError, InputError, UnknownName
+from prunus.state import unwrapped
 
 __all__ = ["cost"]
 
@@ -34,7 +35,7 @@ def cost(model: nn.Module, example: Any, convention: str = "macs", *, whole: boo
         raise InputError(f"{convention} can mean one operation a multiply, or two: use macs= (conventions: {allowed})")
     if convention not in CONVENTIONS:
         raise UnknownName.of("convention", convention, CONVENTIONS)
-    model = _unwrapped(model)
+    model = unwrapped(model)
     weights = weigh(model)
     inputs = _inputs(example)
     batch = None if whole else _batch(inputs)
@@ -63,17 +64,6 @@ def _count(model: nn.Module, inputs: Inputs, convention: str) -> Tally:
             stack.enter_context(MacCounter(tally))
         forward(model, inputs, tally)
     return tally
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside torch.compile, DataParallel and DistributedDataParallel."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif type(model).__name__ == "OptimizedModule" and "_orig_mod" in model._modules:
-            model = model.get_submodule("_orig_mod")
-        else:
-            return model
 
 
 def _inputs(example: Any) -> Inputs:

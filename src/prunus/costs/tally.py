@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import BaseTorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from prunus.errors import ExampleError
+from prunus.state import as_found, fresh
 
 __all__ = ["Inputs", "Tally", "follow", "forward"]
 
@@ -72,6 +70,8 @@ def follow(model: nn.Module, tally: Tally, leave: Leave | None = None) -> Iterat
 def forward(model: nn.Module, inputs: Inputs, tally: Tally) -> None:
     """Run the model in eval mode without gradients. ExampleError names the module that refused, with its shapes."""
     with as_found(model), torch.no_grad(), ExitStack() as stack:
+        for module in model.modules():  # flag by flag: `model.eval()` may do more in a model that overrides `train`
+            module.training = False
         # With a function mode active, attention and encoder layers take their ordinary path, not one fused operation.
         stack.enter_context(BaseTorchFunctionMode())
         if "torch._dynamo" in sys.modules:  # parts of the model may be compiled; only eager calls can be followed
@@ -81,9 +81,7 @@ def forward(model: nn.Module, inputs: Inputs, tally: Tally) -> None:
             from torch.nn.attention import SDPBackend, sdpa_kernel
 
             stack.enter_context(sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
-        args, kwargs = tree_map(
-            lambda v: v.detach().clone() if isinstance(v, Tensor) else v, inputs
-        )  # may be written to
+        args, kwargs = fresh(inputs)
         try:
             model(*args, **kwargs)
         except (torch.OutOfMemoryError, MemoryError):
@@ -93,36 +91,6 @@ def forward(model: nn.Module, inputs: Inputs, tally: Tally) -> None:
             where = f"{path} ({type(module).__name__})" if path else type(module).__name__
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExampleError(f"{where} refuses the example: it got {_shapes(args, kwargs)}: {cause}") from error
-
-
-@contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode; give back every mode flag, buffer and random state afterwards.
-
-    Flags are set one by one: `model.eval()` may do more in a model that overrides `train`.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module, _ in modes if module._buffers]
-    values = [(b, b.clone(), b._version) for b in model.buffers() if not b.is_inference()]
-    devices = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.is_cuda})
-    state, drawn = random.getstate(), np.random.get_state()
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(drawn)
-        for module, training in modes:
-            module.training = training
-        for module, found in buffers:
-            module._buffers.clear()
-            module._buffers.update(found)
-        with torch.no_grad():
-            for buffer, value, version in values:
-                if buffer._version != version:
-                    buffer.copy_(value)
 
 
 def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -7,22 +7,18 @@ A torch function mode sees each call as the user wrote it; a dispatch mode benea
 from __future__ import annotations
 
 import contextlib
-import copy
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..errors import ExampleError, ModelError
 from .labels import Book, Check, Label, compress, varying, vector
 
 Rule = Callable[["Call", Any], Any]
@@ -303,98 +299,3 @@ class Witness(TorchDispatchMode):
 
     def labelled(self, tensor: Tensor) -> bool:
         return tensor in self.tracer.labels or id(tensor) in self.tracer.names
-
-
-# the example and the state of the model -------------------------------------------------------------------------------
-def call_model(model: nn.Module, example: Any) -> Any:
-    """The model on a tensor, a tuple of positional inputs or a dict of keyword inputs."""
-    if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
-
-
-def example_tensors(example: Any) -> list[Tensor]:
-    """The tensors of an example. Raises ExampleError for what is none."""
-    if not isinstance(example, (Tensor, tuple, Mapping)):
-        kind = type(example).__name__
-        raise ExampleError(
-            f"an example is a tensor, a tuple of positional inputs or a dict of keyword inputs, not {kind}"
-        )
-    found = [t for t in tree_iter(example) if isinstance(t, Tensor)]
-    if not found:
-        raise ExampleError(f"the example holds no tensor (got {type(example).__name__})")
-    return found
-
-
-def fresh(example: Any) -> Any:
-    """A copy of the example: a model may write into its inputs."""
-    return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, example)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. Activations that a module keeps as attributes are copied as plain values."""
-    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
-
-
-@contextlib.contextmanager
-def same_draws(model: nn.Module) -> Iterator[None]:
-    """Put back the random states of torch, Python and NumPy, whatever runs inside."""
-    state, drawn = random.getstate(), np.random.get_state()
-    devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(drawn)
-
-
-def seeded() -> None:
-    """The same random numbers for every forward that is compared with another."""
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-
-
-@contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put back mode, buffers and every random state, whatever runs inside."""
-    modes = [(module, module.training) for module in model.modules()]
-    held = [(owner, name, t) for owner in model.modules() for name, t in owner._buffers.items() if t is not None]
-    saved = [t.detach().clone() for _, _, t in held]
-    try:
-        with same_draws(model):
-            yield
-    finally:
-        with torch.no_grad():
-            for (owner, name, tensor), value in zip(held, saved, strict=True):
-                owner._buffers[name] = tensor
-                if tensor.shape == value.shape:
-                    tensor.copy_(value)
-                else:
-                    tensor.set_(value)  # type: ignore[call-overload]
-        for module, mode in modes:
-            module.training = mode
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's module inside compiled, DataParallel and DDP wrappers; what cannot be traced is refused by name."""
-    while True:
-        kind = type(model).__name__
-        if kind == "OptimizedModule":
-            model = model._orig_mod  # type: ignore[assignment]
-        elif kind in {"DistributedDataParallel", "DataParallel"}:
-            model = model.module  # type: ignore[assignment]
-        else:
-            break
-    for path, module in model.named_modules():
-        kind = type(module).__name__
-        where = f"{path or 'the model'} is a {kind}"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ModelError(f"{where}: scripted modules cannot be cut; pass the eager model")
-        if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
-            raise ModelError(f"{where}: gather the parameters first, then prune the plain module")
-        if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
-            raise ModelError(f"{where}: prune before quantising")
-    return model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from ..errors import ExampleError, ModelError, PrunusError, UnknownName
+from ..state import as_found, call_model, example_tensors, fresh, seeded, unwrapped
 from .coupling import (
     VALUES,
     Attribute,
@@ -31,7 +32,7 @@ from .coupling import (
     solve,
 )
 from .labels import Book
-from .record import Call, Op, Tracer, as_found, call_model, example_tensors, fresh, op_name, seeded, unwrapped
+from .record import Call, Op, Tracer, op_name
 from .residual import Residual, residuals
 from .rules import table
 
@@ -80,6 +81,20 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
         where = f" {at[0]}:" if at else ""
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExampleError(f"the model refuses the example {shapes}:{where} {line}") from error
+
+
+def traceable(model: nn.Module) -> nn.Module:
+    """The model itself; what cannot be traced is refused by name with a ModelError."""
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        where = f"{path or 'the model'} is a {kind}"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(f"{where}: scripted modules cannot be cut; pass the eager model")
+        if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
+            raise ModelError(f"{where}: gather the parameters first, then prune the plain module")
+        if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
+            raise ModelError(f"{where}: prune before quantising")
+    return model
 
 
 def outputs(tree: Any, depth: int = 4) -> Iterator[Tensor]:
@@ -141,7 +156,7 @@ def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = 
     (globs allowed) that stay whole. Raises ExampleError where the model refuses the example, ModelError where it
     cannot be traced.
     """
-    model = unwrapped(model)
+    model = traceable(unwrapped(model))
     book = Book()
     inputs = example_tensors(example)
     unknown: dict[str, None] = {}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
-from ..graph.record import copied, unwrapped
 from ..plan import Dropped, Plan
+from ..state import copied, unwrapped
 
 
 class Zero(nn.Module):

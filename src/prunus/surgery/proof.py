@@ -17,10 +17,11 @@ from torch.utils._pytree import tree_map
 from ..errors import ExampleError, ProofError
 from ..graph.coupling import VALUES
 from ..graph.labels import Check
-from ..graph.record import Tracer, as_found, call_model, copied, example_tensors, fresh, same_draws, seeded, unwrapped
+from ..graph.record import Tracer
 from ..graph.rules import table
 from ..graph.trace import outputs, run, stored_statistics
 from ..plan import Plan
+from ..state import as_found, call_model, copied, example_tensors, fresh, same_draws, seeded, unwrapped
 from .masked import Neutral, channel_ids, masked_tracer
 
 TOLERANCE = 1e-8  # of the largest value of what is compared
