@@ -46,20 +46,24 @@ def summed() -> tuple[nn.Module, prunus.Coupling]:
 
 
 @pytest.mark.parametrize(
-    ("p", "stream", "inner"),
+    ("p", "first", "second", "inner"),
     [
-        (1, [1.5, 3.0, 7.0], [4.0, 6.0]),
-        (2, [1.25, 5.0, 25.0], [6.0, 18.0]),
+        (1, [1.0, 2.0, 3.0], [0.5, 1.0, 4.0], [4.0, 6.0]),
+        (2, [1.0, 4.0, 9.0], [0.25, 1.0, 16.0], [6.0, 18.0]),
     ],
 )
-def test_magnitude(summed: tuple[nn.Module, prunus.Coupling], p: int, stream: list[float], inner: list[float]) -> None:
-    """Σ over the two producers of |w|^p; the biases of 100 do not count. Normalised: the mean of every group is 1."""
+def test_magnitude(
+    summed: tuple[nn.Module, prunus.Coupling], p: int, first: list[float], second: list[float], inner: list[float]
+) -> None:
+    """Σ over the two producers of |w|^p; the biases of 100 do not count. Normalised: each producer over its own mean,
+    so a channel that two layers make scores 2 on average and one that a single layer makes 1."""
     plain = Magnitude(p=p, normalise=False).score(*summed)
-    assert [s.tolist() for s in plain] == [stream, inner]
+    assert [s.tolist() for s in plain] == [[a + b for a, b in zip(first, second, strict=True)], inner]
     scaled = Magnitude(p=p).score(*summed)
-    for found, raw in zip(scaled, (stream, inner), strict=True):
-        np.testing.assert_allclose(found, np.array(raw) / np.mean(raw), rtol=1e-15)
-        assert found.dtype == np.float64 and found.mean() == pytest.approx(1.0)
+    both = np.array(first) / np.mean(first) + np.array(second) / np.mean(second)
+    for found, want, mean in zip(scaled, (both, np.array(inner) / np.mean(inner)), (2.0, 1.0), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-15)
+        assert found.dtype == np.float64 and found.mean() == pytest.approx(mean)
 
 
 def test_magnitude_ranks_do_not_depend_on_the_scale_of_a_layer(summed: tuple[nn.Module, prunus.Coupling]) -> None:

@@ -184,7 +184,10 @@ class Check(Book):
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
         ids = self.channels.get((owner, place))
-        if ids is None or ids.numel() != length:
+        if ids is not None and ids.numel() != length:
+            self.fail(f"{owner} has {length} entries on axis {place}, and {ids.numel()} channels stay", ids)
+            ids = None
+        if ids is None:
             return self.fixed(f"{owner} has no channel on axis {place}", length)
         return ids
 

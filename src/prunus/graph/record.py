@@ -91,6 +91,8 @@ class Made:
 
 def op_name(func: Callable[..., Any]) -> str:
     """The public name of a torch function."""
+    if isinstance(func, torch._ops.OpOverload):
+        return f"{func} (called below Python)"
     return str(resolve_name(func) or getattr(func, "__name__", func))
 
 
@@ -289,7 +291,7 @@ class Witness(TorchDispatchMode):
             operands = [t for t in tree_iter((args, kwargs or {})) if isinstance(t, Tensor) and self.labelled(t)]
             results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
             if operands and results:
-                what = f"{func} (called below Python) in {self.tracer.stack[-1][1] or 'forward'}"
+                what = f"{op_name(func)} in {self.tracer.stack[-1][1] or 'forward'}"
                 self.tracer.depth += 1
                 try:
                     self.tracer.refuse(what, operands, results)

@@ -74,8 +74,3 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by every name they have."""
     with torch.no_grad():
         return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-
-
-def relative(scores: tuple[Floats, ...]) -> tuple[Floats, ...]:
-    """Each group's scores over their mean, so that groups of different size and scale compare in one ranking."""
-    return tuple(s / m if (m := float(s.mean())) > 0 else s for s in scores)
