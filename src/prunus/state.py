@@ -69,8 +69,9 @@ def seeded() -> None:
 
 @contextlib.contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Put back mode, buffers and every random state, whatever runs inside."""
+    """Put back mode, buffers, tensors kept as attributes and every random state, whatever runs inside."""
     modes = [(module, module.training) for module in model.modules()]
+    kept = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module in model.modules()]
     buffers = [(owner, dict(owner._buffers)) for owner in model.modules() if owner._buffers]
     values = [(t, t.detach().clone(), t._version) for t in model.buffers() if not t.is_inference()]
     try:
@@ -79,6 +80,10 @@ def as_found(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        for module, held in kept:
+            for name in [k for k, v in vars(module).items() if isinstance(v, Tensor) and held.get(k) is not v]:
+                del vars(module)[name]
+            vars(module).update(held)
         for owner, found in buffers:
             owner._buffers.clear()
             owner._buffers.update(found)

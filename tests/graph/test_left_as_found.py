@@ -26,7 +26,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "grads": {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
         "requires": [p.requires_grad for p in model.parameters()],
         "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._forward_hooks_always_called))
+            tuple(map(len, (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._forward_hooks_always_called)))
             for m in model.modules()
         ],
         "attributes": {n: sorted(vars(t)) for n, t in model.state_dict(keep_vars=True).items()},
@@ -36,7 +36,7 @@ def state(model: nn.Module) -> dict[str, Any]:
             len(module_hooks._global_backward_hooks), len(module_hooks._global_forward_hooks_always_called),
         ),
         "torch": torch.random.get_rng_state(),
-        "numpy": np.random.get_state()[1].tolist() + [np.random.get_state()[2]],
+        "numpy": [*np.random.get_state()[1].tolist(), np.random.get_state()[2]],
         "random": random.getstate(),
         "dtype": torch.get_default_dtype(),
         "grad mode": torch.is_grad_enabled(),
@@ -75,7 +75,7 @@ def mixed() -> nn.Module:
 
 VERBS: dict[str, Callable[[nn.Module], object]] = {
     "trace": lambda m: prunus.trace(m, image()),
-    "prune": lambda m: prunus.prune(m, image(), target="channels=50%", check=False),
+    "prune": lambda m: prunus.prune(m, image(), target="channels=50%"),
     "cost": lambda m: prunus.cost(m, image()),
 }
 
@@ -116,10 +116,18 @@ def test_left_as_found_after_a_failed_op() -> None:
 
 
 def test_the_example_is_left_as_it_was() -> None:
-    example = image()
-    value = example.clone()
+    example = image().requires_grad_()
+    value = example.detach().clone()
     prunus.prune(chain(), example, target="channels=50%")
     assert torch.equal(example, value) and vars(example) == {}
+    assert example.requires_grad and example.grad is None
+
+
+def test_a_gradient_of_the_example_is_left_as_it_was() -> None:
+    example = image().requires_grad_()
+    given = example.grad = torch.ones_like(example)
+    prunus.prune(chain(), example, target="channels=50%")
+    assert example.grad is given and torch.equal(given, torch.ones_like(given))
 
 
 def test_the_users_hooks_run_and_may_change_what_passes() -> None:

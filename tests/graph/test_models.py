@@ -212,8 +212,19 @@ def test_a_model_with_nothing_to_prune_says_why() -> None:
 def test_a_wrong_example_is_told_with_the_module_and_the_shapes() -> None:
     with pytest.raises(ExampleError, match=r"refuses the example \(1, 4, 8, 8\): in 0, torch.nn.functional.conv2d"):
         prunus.trace(chain(), image(1, 4, 8, 8))
-    with pytest.raises(ExampleError, match="no tensor"):
-        prunus.trace(chain(), 3)
+
+
+@pytest.mark.parametrize("kind", [int, list, type(None)])
+def test_what_is_no_example_is_told_with_what_is_one(kind: type) -> None:
+    example = kind()
+    with pytest.raises(ExampleError, match=rf"a tensor, a tuple of .* or a dict of .*, not {kind.__name__}$"):
+        prunus.trace(chain(), example)
+
+
+@pytest.mark.parametrize("example", [(), (3,), {"x": 3}])
+def test_an_example_without_a_tensor_is_refused(example: Any) -> None:
+    with pytest.raises(ExampleError, match="the example holds no tensor"):
+        prunus.trace(chain(), example)
 
 
 def test_residual_blocks_are_found() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import conv, head, image, net, pool
+from zoo import conv, head, image, net, pool, tokens
 
 import prunus
 
@@ -18,6 +18,22 @@ import prunus
 def padded(s: nn.Module, x: Tensor) -> Tensor:
     y = s.a(x)
     return s.h(pool(s.b(y) + F.pad(y, (0, 0, 0, 0, 2, 2))))
+
+
+def split_activation(parts: Sequence[Tensor]) -> Tensor:
+    """An activation of its own for each of two parts."""
+    return torch.cat([parts[0].relu(), parts[1].sigmoid()], 1)
+
+
+def over_tokens(norm: nn.Module) -> Callable[[], nn.Module]:
+    """A norm whose axis 1 holds the 64 positions, not the channels."""
+    return lambda: net(
+        lambda s, x: s.h(s.n(tokens(s.b(s.a(x).relu()))).relu().mean(1)),
+        a=conv(3, 8),
+        b=conv(8, 12),
+        n=norm,
+        h=head(12),
+    )
 
 
 class Doubled(torch.autograd.Function):
@@ -78,6 +94,41 @@ STUCK: dict[str, Stuck] = {
     "channels in a literal order": Stuck(
         between(lambda y: y[:, [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]]), {"a": 8}, "b outputs", 12, "__getitem__"
     ),
+    "halves by literal slices": Stuck(
+        between(lambda y: split_activation([y[:, :6], y[:, 6:]])), {"a": 8}, "b outputs", 12, "a part of fixed size"
+    ),
+    "halves by a literal split": Stuck(
+        between(lambda y: split_activation(y.split(6, 1))), {"a": 8}, "b outputs", 12, "a part of fixed size"
+    ),
+    "roll over everything": Stuck(
+        between(lambda y: torch.roll(y, 1)), {"a": 8}, "b outputs", 12, "order of channels matters"
+    ),
+    "a scale by the width": Stuck(
+        between(lambda y: y * y.shape[1] ** -0.5), {"a": 8}, "b outputs", 12, "used as a number: mul in forward"
+    ),
+    # 12 // 4 = 3 groups; with one channel of each removed, 9 // 4 = 2 groups do not divide 9
+    "groups counted by the width": Stuck(
+        between(lambda y: F.group_norm(y, y.shape[1] // 4).relu()), {"a": 8}, "b outputs", 12, "group_norm"
+    ),
+    "batch norm of positions": Stuck(
+        over_tokens(nn.BatchNorm1d(64)), {"a": 8}, "b outputs", 12, "batch_norm takes its statistics over it"
+    ),
+    "instance norm of positions": Stuck(
+        over_tokens(nn.InstanceNorm1d(64)), {"a": 8}, "b outputs", 12, "instance_norm takes its statistics over it"
+    ),
+    "group norm of positions": Stuck(
+        over_tokens(nn.GroupNorm(4, 64)), {"a": 8}, "b outputs", 12, "group_norm takes its statistics over it"
+    ),
+    "a random mask": Stuck(
+        between(lambda y: y * (torch.rand_like(y) > 0.1)), {"a": 8}, "b outputs", 12, "random numbers are drawn"
+    ),
+    "noise": Stuck(
+        between(lambda y: y + 0.1 * torch.randn_like(y)), {"a": 8}, "b outputs", 12, "random numbers are drawn"
+    ),
+    "a detour by NumPy": Stuck(
+        between(lambda y: y * torch.from_numpy(y.detach().numpy().mean(axis=1, keepdims=True))), {"a": 8},
+        "b outputs", 12, "its values leave torch",
+    ),
     "literal view": Stuck(
         between(lambda y: y.view(-1, 2, 6, 8, 8).sum(1), 6), {"a": 8}, "b outputs", 12, "torch.Tensor.view on"
     ),
@@ -87,6 +138,10 @@ STUCK: dict[str, Stuck] = {
     ),
     "a constant of the same width": Stuck(
         between(lambda y: (y.transpose(1, 3) * torch.linspace(0, 1, 12)).transpose(1, 3)), {"a": 8}, "b outputs", 12,
+        "neither parameter, buffer nor traced activation",
+    ),
+    "a view of such a constant": Stuck(
+        between(lambda y: y * torch.linspace(0, 1, 12).view(12, 1, 1)), {"a": 8}, "b outputs", 12,
         "neither parameter, buffer nor traced activation",
     ),
     "convolution along channels": Stuck(

@@ -201,6 +201,21 @@ ROWS: dict[str, Row] = {
         {"a": (16, 1), "b": (5, 1)}, shifted=True,
     ),
     "maximum over channels": Row(classifier(16, lambda s, y: y * y.amax(1, keepdim=True).sigmoid()), {"a": (16, 1)}),
+    # the same ops, their input by keyword
+    "mean of a keyword input": Row(
+        classifier(5, lambda s, y: s.b(y - torch.mean(input=y, dim=1, keepdim=True)), b=conv(16, 5)),
+        {"a": (16, 1), "b": (5, 1)}, shifted=True,
+    ),
+    "softmax of a keyword input": Row(
+        classifier(5, lambda s, y: s.b(torch.softmax(input=y, dim=1)), b=conv(16, 5)),
+        {"a": (16, 1), "b": (5, 1)}, shifted=True,
+    ),
+    "normalize of a keyword input": Row(
+        classifier(5, lambda s, y: s.b(F.normalize(input=y, dim=1)), b=conv(16, 5)), {"a": (16, 1), "b": (5, 1)}
+    ),
+    "maximum of a keyword input": Row(
+        classifier(16, lambda s, y: y * torch.amax(input=y, dim=1, keepdim=True)), {"a": (16, 1)}
+    ),
     # pointwise
     "prelu": Row(classifier(16, lambda s, y: s.p(y), p=nn.PReLU(16)), {"a": (16, 1)}),
     "prelu with one slope": Row(classifier(16, lambda s, y: s.p(y), p=nn.PReLU()), {"a": (16, 1)}),
@@ -220,6 +235,11 @@ ROWS: dict[str, Row] = {
         {"a": (16, 1)},
     ),
     "in place": Row(classifier(16, summed, b=conv(16, 16)), {"a": (16, 1)}),
+    "in place before and after": Row(
+        classifier(16, lambda s, y: s.b(y.relu_()).add_(1).relu_(), b=conv(16, 16)), {"a": (16, 1), "b": (16, 1)}
+    ),
+    # both halves keep equally many: channels j and j + 8 of a go with channel j of b
+    "written into a part": Row(classifier(16, written, b=conv(16, 8)), {"a": (8, 1)}),
     "where": Row(classifier(16, lambda s, y: torch.where(y > 0, y, s.b(y)), b=conv(16, 16)), {"a": (16, 1)}),
     "squeeze and excite": Row(
         classifier(16, excited, down=head(16, 4), up=head(4, 16)), {"a": (16, 1), "down": (4, 1)}
@@ -229,6 +249,9 @@ ROWS: dict[str, Row] = {
         classifier(22, lambda s, y: torch.cat([y, s.b(y)], 1), b=conv(16, 6)), {"a": (16, 1), "b": (6, 1)}
     ),
     "cat of an activation with itself": Row(classifier(32, lambda s, y: torch.cat([y, y.relu()], 1)), {"a": (16, 1)}),
+    "cat along axis=": Row(
+        classifier(32, lambda s, y: torch.cat([y, y.relu()], axis=1)), {"a": (16, 1)}
+    ),
     "stack and sum": Row(
         classifier(16, lambda s, y: torch.stack([y, s.b(y)]).sum(0), b=conv(16, 16)), {"a": (16, 1)}
     ),

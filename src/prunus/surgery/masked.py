@@ -138,7 +138,7 @@ class Masking:
             if mask.shape[axis] > 1:
                 line = mask.movedim(axis, 0).reshape(mask.shape[axis], -1)[:, 0]
                 if self.counted:
-                    self.compacted.setdefault(call.path)
+                    self.compacted.setdefault(call.path or "forward")
                 return torch.nonzero(~line).reshape(-1)
         return None
 

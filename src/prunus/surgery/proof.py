@@ -26,6 +26,7 @@ from .masked import Neutral, channel_ids, masked_tracer
 
 TOLERANCE = 1e-8  # of the largest value of what is compared
 BATCH = 4
+NO_BACKWARD = "no gradients were compared, since the model has no backward"
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
@@ -271,6 +272,8 @@ def train_mode(
         ),
         default=0.0,
     )
+    if any(note.startswith(NO_BACKWARD) for note in notes):
+        return in_train, statistics, 0.0
     return in_train, statistics, gradient_difference(wide, narrow, masks)
 
 
@@ -311,9 +314,9 @@ def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool, note
             if products:
                 torch.stack(products).sum().backward()
         except RuntimeError as error:
-            notes.append(f"no gradients were compared, since the model has no backward: {str(error).splitlines()[0]}")
-            for parameter in model.parameters():
-                parameter.grad = None
+            why = str(error).partition(". ")[0].splitlines()[0]
+            if not any(note.startswith(NO_BACKWARD) for note in notes):
+                notes.append(f"{NO_BACKWARD}: {why}")
     return [t.detach() for t in made]
 
 

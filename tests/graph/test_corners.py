@@ -1,0 +1,197 @@
+"""Uncommon ways to write a forward, and what tracing makes of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from zoo import conv, head, image, lively, net, pool, tokens
+
+import prunus
+from prunus.errors import ExampleError
+
+
+def widths(coupling: prunus.Coupling) -> dict[str, int]:
+    return {g.name: g.width for g in coupling.groups}
+
+
+def reason(coupling: prunus.Coupling, name: str) -> str:
+    """Why a side of a layer is pinned."""
+    return next(p.reason for p in coupling.pinned if p.name == name)
+
+
+def proven(model: nn.Module, example: Any) -> None:
+    small = prunus.prune(model, example, target="channels=70%", method="random")
+    assert small.proof is not None and small.proof.worst < 1e-12
+
+
+def middle(op: Callable[..., Tensor], **parts: object) -> nn.Module:
+    """conv a (8), conv b (12), `op(self, activations)`, pooled, linear h."""
+    return net(lambda s, x: s.h(pool(op(s, s.b(s.a(x).relu())))), a=conv(3, 8), b=conv(8, 12), h=head(12), **parts)
+
+
+# inputs ---------------------------------------------------------------------------------------------------------------
+def test_a_first_convolution_of_one_input_channel_is_prunable() -> None:
+    model = net(lambda s, x: s.h(pool(s.a(x).relu())), a=conv(1, 8), h=head(8))
+    assert widths(prunus.trace(model, image(1, 1, 8, 8))) == {"a": 8}
+    proven(model, image(1, 1, 8, 8))
+
+
+def test_an_example_without_a_batch_is_followed() -> None:
+    model = net(lambda s, x: s.h(s.a(x).mean((1, 2))), a=conv(3, 8), h=head(8))
+    assert widths(prunus.trace(model, image(3, 8, 8))) == {"a": 8}
+
+
+def test_a_list_of_inputs_is_refused_before_the_model_runs() -> None:
+    ran: list[None] = []
+    model = net(lambda s, x, y: ran.append(None), a=conv(3, 8))
+    for verb in (prunus.trace, prunus.cost):
+        with pytest.raises(ExampleError, match="a tuple of positional inputs"):
+            verb(model, [image(), image()])
+    assert ran == []
+
+
+# numbers --------------------------------------------------------------------------------------------------------------
+class ByWidth(nn.Module):
+    """Scales by the root of the width."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y / y.shape[1] ** 0.5
+
+
+def test_a_width_used_as_a_number_is_pinned_with_the_op_and_the_module() -> None:
+    coupling = prunus.trace(middle(lambda s, y: s.scale(y), scale=ByWidth()), image())
+    assert widths(coupling) == {"a": 8}
+    assert reason(coupling, "b outputs") == "its width is used as a number: div in scale computes with it"
+
+
+def test_a_mean_written_as_sum_over_width_pins_the_layer() -> None:
+    coupling = prunus.trace(middle(lambda s, y: y - y.sum(1, keepdim=True) / y.shape[1]), image())
+    assert "b" not in widths(coupling)
+    assert "used as a number: div in forward" in reason(coupling, "b outputs")
+
+
+def test_a_number_of_groups_that_follows_the_width_is_pinned_where_the_cut_network_runs() -> None:
+    # 16 // 4 = 4 groups; with one channel of each removed, 12 // 4 = 3 groups divide 12: another function, no error
+    model = net(
+        lambda s, x: s.h(pool(F.group_norm(y := s.b(s.a(x).relu()), y.shape[1] // 4).relu())),
+        a=conv(3, 8), b=conv(8, 16), h=head(16),
+    )  # fmt: skip
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"a": 8}
+    assert reason(coupling, "b outputs") == "its width is used as a number: group_norm in forward computes with it"
+    proven(model, image())
+
+
+def test_attention_scaled_by_its_size_pins_queries_and_keys() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        t = tokens(s.a(x))
+        q, k = s.q(t), s.k(t)
+        return s.h(((q @ k.transpose(1, 2)) / q.size(-1) ** 0.5).softmax(-1).matmul(s.v(t)).mean(1))
+
+    model = net(forward, a=conv(3, 16), q=head(16, 10), k=head(16, 10), v=head(16, 12), h=head(12))
+    coupling = prunus.trace(model, image())
+    assert "q" not in widths(coupling)
+    assert all("used as a number: div in forward" in reason(coupling, f"{name} outputs") for name in "qk")
+
+
+def test_a_list_of_numbers_pins_the_layer_it_came_from() -> None:
+    coupling = prunus.trace(middle(lambda s, y: y * max(pool(y)[0].tolist())), image())
+    assert "b" not in widths(coupling)
+    assert reason(coupling, "b outputs") == "its values leave torch"
+
+
+# train mode -----------------------------------------------------------------------------------------------------------
+class Auxiliary(nn.Module):
+    """A head of train mode that writes its width down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h, self.aux = conv(3, 8), conv(8, 16), head(16), head(8)
+
+    def forward(self, x: Tensor) -> object:
+        y = self.a(x).relu()
+        z = self.h(pool(self.b(y)))
+        return (z, self.aux(pool(y).view(-1, 8))) if self.training else z
+
+
+def test_a_width_written_down_in_train_mode_only_is_pinned() -> None:
+    model = lively(Auxiliary())
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"b": 16}
+    assert "written down" in reason(coupling, "a outputs") and "torch.Tensor.view" in reason(coupling, "a outputs")
+    proven(model, image())
+
+
+# weights that are computed --------------------------------------------------------------------------------------------
+def test_weights_standardised_by_batch_norm_keep_their_inputs() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        w = s.b.weight
+        w = F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True).reshape_as(w)
+        return s.h(pool(F.conv2d(s.a(x), w, s.b.bias, padding=1).relu()))
+
+    model = net(forward, a=conv(3, 16), b=conv(16, 8), h=head(8))
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"b": 8}
+    assert "batch_norm takes its statistics over it" in reason(coupling, "a outputs")
+    proven(model, image())
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    """Weight norm of the older kind: a hook puts a computed tensor in the weight's place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still in trained models
+        return nn.utils.weight_norm(module)
+
+
+NORMALISED = {
+    "spectral norm": (parametrizations.spectral_norm, "torch.mv in 0.parametrizations.weight.0"),
+    "weight norm": (parametrizations.weight_norm, "_weight_norm in 0.parametrizations.weight.0"),
+    "weight norm by a hook": (hooked, "_weight_norm in 0"),
+}
+ASKED = {"target": {"target": "channels=70%"}, "rates": {"rates": [0.3, 0.5]}, "rates by layer": {"rates": {"*": 0.5}}}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("name", NORMALISED)
+def test_a_layer_of_normalised_weights_stays_and_the_others_are_cut(name: str, asked: str) -> None:
+    normalised, op = NORMALISED[name]
+    model = lively(
+        nn.Sequential(
+            normalised(conv(3, 8)), nn.ReLU(), conv(8, 10), nn.ReLU(), conv(10, 6),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(6),
+        )
+    )  # fmt: skip
+    model(image())  # as in use: what the norm keeps on the module is there
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"2": 10, "4": 6}
+    assert op in coupling.unknown_ops
+
+    small = prunus.prune(model, image(), method="random", **ASKED[asked])
+    assert small.proof is not None and small.proof.worst < 1e-12
+    assert asked == "target" or small.plan.widths == {"rates": (7, 3), "rates by layer": (5, 3)}[asked]
+
+
+# layout ---------------------------------------------------------------------------------------------------------------
+def test_a_view_as_a_dtype_is_followed() -> None:
+    model = net(lambda s, x: s.h(pool(s.a(x)).view(dtype=torch.float32)), a=conv(3, 8), h=head(8))
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"a": 8} and coupling.unknown_ops == ()
+
+
+def test_a_tensor_that_a_forward_keeps_is_the_users_again() -> None:
+    def keeps(s: nn.Module, x: Tensor) -> Tensor:
+        object.__setattr__(s, "last", s.a(x))
+        return s.h(pool(s.last.relu()))  # type: ignore[no-any-return]
+
+    model = net(keeps, a=conv(3, 8), h=head(8))
+    model(image())
+    mine = model.last
+    prunus.prune(model, image(), "channels=50%")
+    assert model.last is mine

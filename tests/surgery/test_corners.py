@@ -1,0 +1,122 @@
+"""The proof where models are awkward: in-place ops, odd examples, infinite outputs, no backward, kept activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from zoo import conv, head, image, lively, net, pool
+
+import prunus
+
+EVAL_ONLY = "the example cannot be made a batch of four: norms stayed in eval mode"
+
+
+def proven(model: nn.Module, example: Any) -> prunus.Pruned:
+    small = prunus.prune(model, example, target="channels=70%", method="random")
+    assert small.proof is not None and small.proof.worst < 1e-12
+    return small
+
+
+# in place -------------------------------------------------------------------------------------------------------------
+class After(nn.Module):
+    """One in-place ReLU in the branch and after the sum, as in ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.r, self.b = conv(8, 6), nn.ReLU(inplace=True), conv(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.r(self.a(x)))
+        y += x
+        return self.r(y)
+
+
+class Before(nn.Module):
+    """The branch starts with a norm and an in-place ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n, self.r, self.a, self.b = nn.BatchNorm2d(8), nn.ReLU(inplace=True), conv(8, 6), conv(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(self.r(self.a(self.r(self.n(x)))))
+
+
+@pytest.mark.parametrize("block", [After, Before])
+def test_a_dropped_block_with_in_place_ops_is_exact(block: type[nn.Module]) -> None:
+    model = lively(nn.Sequential(conv(3, 8), block(), conv(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(8)))
+    small = prunus.prune(model, image(), drop=["1"])
+    assert small.proof is not None and small.proof.worst < 1e-12 and small.proof.notes == ()
+
+
+def test_a_model_that_writes_into_its_input_is_proven_and_the_example_stays() -> None:
+    example = image()
+    value = example.clone()
+    proven(net(lambda s, x: s.h(pool(s.a(x.sub_(0.5)).relu())), a=conv(3, 16), h=head(16)), example)
+    assert torch.equal(example, value)
+
+
+def test_a_model_without_a_backward_is_proven_by_its_outputs_and_says_so() -> None:
+    # sigmoid's backward needs its result, which is overwritten
+    model = net(lambda s, x: s.h(pool(s.a(x).sigmoid().mul_(2))), a=conv(3, 16), h=head(16))
+    proof = proven(model, image()).proof
+    assert proof is not None and proof.gradients == 0
+    assert proof.notes and all(note.startswith("no gradients were compared") for note in proof.notes)
+
+
+def test_an_overwritten_input_of_a_convolution_is_proven_by_its_outputs() -> None:
+    # b's backward needs its input, which is overwritten: the model has no backward before the cut either
+    model = net(lambda s, x: s.h(pool((y := s.a(x)).add_(s.b(y)))), a=conv(3, 16), b=conv(16, 16), h=head(16))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model(image()).sum().backward()
+    model.zero_grad()
+    proof = proven(model, image()).proof
+    assert proof is not None and proof.notes
+
+
+# examples -------------------------------------------------------------------------------------------------------------
+def test_an_example_without_a_batch_is_proven_in_eval_mode() -> None:
+    model = net(lambda s, x: s.h(s.a(x).mean((1, 2))), a=conv(3, 8), h=head(8))
+    proof = proven(model, image(3, 8, 8)).proof
+    assert proof is not None and proof.notes == (EVAL_ONLY,)
+
+
+def test_a_model_of_one_sample_is_proven_in_eval_mode() -> None:
+    model = net(lambda s, x: s.h(pool(s.n(s.a(x))).reshape(1, -1)), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8))
+    proof = proven(model, image()).proof
+    assert proof is not None and proof.notes == (EVAL_ONLY,)
+
+
+# values ---------------------------------------------------------------------------------------------------------------
+def test_minus_infinity_in_the_output_is_equal_to_itself() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        return s.h(pool(s.a(x).relu())).masked_fill(torch.arange(5) == 0, float("-inf"))
+
+    small = proven(net(forward, a=conv(3, 16), h=head(16)), image())
+    assert small.model(image())[0, 0] == float("-inf")
+    assert small.proof is not None and small.proof.notes == ()
+
+
+# state ----------------------------------------------------------------------------------------------------------------
+def test_spectral_norm_takes_no_step_on_either_model() -> None:
+    model = lively(nn.Sequential(spectral_norm(conv(3, 8)), conv(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(8)))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    small = proven(model.train(), image()).model
+    assert list(before) == ["0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v"]
+    for found in (model, small):
+        assert all(torch.equal(buffer, before[name]) for name, buffer in found.named_buffers())
+
+
+def test_a_model_that_keeps_an_activation_with_a_gradient_is_proven() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        s.last = s.a(x)
+        return s.h(pool(s.last.relu()))
+
+    model = net(forward, a=conv(3, 8), h=head(8))
+    model(image())
+    assert model.last.grad_fn is not None
+    proven(model, image())
