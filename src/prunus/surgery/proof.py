@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,18 +264,24 @@ def train_mode(
     result = stepped(narrow, forward, batch is not None, notes)
     in_train = compared(reference, result, "train outputs")
     masks = plan.masks()
-    cut = dict(narrow.named_buffers())
-    statistics = max(
-        (
-            difference(kept_entries(b, n, masks), cut[n])
-            for n, b in wide.named_buffers()
-            if n in cut and (n, VALUES) not in masks
-        ),
-        default=0.0,
-    )
+    statistics = buffer_difference(wide, narrow, masks)
     if any(note.startswith(NO_BACKWARD) for note in notes):
         return in_train, statistics, 0.0
     return in_train, statistics, gradient_difference(wide, narrow, masks)
+
+
+def buffer_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[str, int], Any]) -> float:
+    """The largest difference of the kept entries of buffers, relative to the larger of the buffer's own largest entry
+    and a thousandth of the largest of all: a mean that is zero but for rounding says nothing."""
+    cut = dict(narrow.named_buffers())
+    pairs = [
+        (kept_entries(b, n, masks), cut[n])
+        for n, b in wide.named_buffers()
+        if n in cut and b.numel() and (n, VALUES) not in masks
+    ]
+    sizes = [float(a.abs().max()) if a.is_floating_point() else 0.0 for a, _ in pairs]
+    least = SMALL * max((size for size in sizes if math.isfinite(size)), default=0.0)
+    return max((difference(a, b, max(size, least)) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
 
 
 def gradient_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[str, int], Any]) -> float:
