@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -195,7 +196,9 @@ def run(options: argparse.Namespace) -> None:
 def method(tool: str, row: Row) -> str:
     """The definition of the scores, so that a result made with another definition is not taken for this one's."""
     if tool == "prunus":
-        return repr(method_of(row.method))
+        chosen = method_of(row.method)
+        source = inspect.getsource(sys.modules[type(chosen).__module__])
+        return f"{chosen!r} {hashlib.sha256(source.encode()).hexdigest()[:8]}"
     return "RandomImportance()" if row.method == "random" else "GroupMagnitudeImportance(p=2)"
 
 

@@ -13,21 +13,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import EXAMPLE
+from zoo import classifier as net
 
 import prunus
 from prunus.errors import InputError, ModelError, ProofError, PrunusError, UnknownName
 from prunus.target import Target
-
-EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def net(width: int = 16, head: int = 4) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-        nn.Conv2d(width, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.5),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, head),
-    )  # fmt: skip
 
 
 class State:

@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from zoo import EXAMPLE
+from zoo import classifier as net
 
 import prunus
 from prunus.errors import ExampleError, InputError, ModelError, PrunusError, TargetError, UnknownName
-
-EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def net(width: int = 16, head: int = 4) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-        nn.Conv2d(width, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.5),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, head),
-    )  # fmt: skip
 
 
 def refused(kind: type[PrunusError], text: str, *args: Any, **options: Any) -> None:

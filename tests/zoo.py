@@ -101,3 +101,16 @@ class Block(nn.Module):
 def residual() -> nn.Module:
     """A stem, two blocks and a linear layer: the stream of 8, and inner widths 6 and 10."""
     return lively(nn.Sequential(conv(3, 8), Block(8, 6), Block(8, 10), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(8)))
+
+
+EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def classifier(width: int = 16, head: int = 4) -> nn.Sequential:
+    """Two convolutions with norms, dropout and a head, seeded; its input is EXAMPLE."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        nn.Conv2d(width, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.5),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, head),
+    )  # fmt: skip
