@@ -230,7 +230,7 @@ def test_the_users_model_is_left_as_it_was(call: Callable[[nn.Module], Any]) -> 
 
 
 def test_a_failed_proof_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    import prunus.api
+    from prunus import cutting
 
     def crooked(model: nn.Module, plan: prunus.Plan) -> nn.Module:
         small = honest(model, plan)
@@ -238,8 +238,8 @@ def test_a_failed_proof_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
             next(small.parameters())[0] += 1e-3
         return small
 
-    honest = prunus.api.apply
-    monkeypatch.setattr(prunus.api, "apply", crooked)
+    honest = cutting.apply
+    monkeypatch.setattr(cutting, "apply", crooked)
     model = in_use()
     before = State(model)
     with pytest.raises(ProofError, match=r"differs from the masked one.*left untouched"):

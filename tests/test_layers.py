@@ -14,7 +14,7 @@ _STATE = _BASE | {"state"}
 _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"graph", "models", "state"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "select", "surgery"}
-_CORE = _CUT | {"methods", "widths", "asked", "result", "engine"}
+_CORE = _CUT | {"methods", "widths", "asked", "cutting", "result", "engine"}
 _ALL = _CORE | {"api", "lab"}
 ALLOWED = {
     "errors": set[str](),
@@ -22,17 +22,19 @@ ALLOWED = {
     "target": _WORDS,
     "plan": _GRAPH | {"planfile"},
     "planfile": _GRAPH | {"plan"},
-    "models": _BASE,
-    "engine": _BASE,
+    "userfile": _BASE,
+    "models": _BASE | {"userfile"},
+    "engine": _BASE | {"userfile"},
     "state": _BASE,
     "costs": _STATE | {"models"},
     "graph": _STATE | {"models"},
     "select": _CUT - {"surgery"},
     "surgery": _CUT,
-    "methods": _CUT,
+    "methods": _CUT | {"asked", "cutting", "result", "widths"},
     "widths": _GRAPH,
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
+    "cutting": _CUT | {"asked", "result", "widths"},
     "api": _CORE,
     "lab": _ALL,
     "cli": _ALL,

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from .asked import check_blocks, check_example, names, not_yet, the_model, the_target
+from .asked import check_blocks, names, not_yet, the_model, the_target
 from .costs import Cost, cost
+from .cutting import counted, cut, remarks, trace, within
 from .graph.coupling import Coupling
 from .graph.trace import nothing
 from .methods import Method, method_of
 from .methods.score import scores_of
-from .plan import Plan, plan_for
+from .plan import Plan
 from .result import Pruned
-from .select import Costs, to_budget, to_widths
-from .surgery import apply, replay, verify
-from .surgery.trial import settle
+from .select import to_widths
+from .surgery import apply
 from .target import Target
 from .widths import Rates, from_rates, from_widths
 
-__all__ = ["Cost", "Coupling", "Plan", "Pruned", "Target", "apply", "cost", "inspect", "prune", "trace"]
+__all__ = [
+    "Cost",
+    "Coupling",
+    "Plan",
+    "Pruned",
+    "Target",
+    "apply",
+    "cost",
+    "counted",
+    "inspect",
+    "prune",
+    "remarks",
+    "trace",
+]
 
 
 def prune(
@@ -69,39 +80,13 @@ def prune(
     scores = scores_of(chosen, dense, coupling, seed)
     notes: tuple[str, ...] = ()
     if goal is not None:
-        kept = to_budget(coupling, scores, goal, drop, scope=getattr(chosen, "scope", None))
-        notes = remarks(coupling, goal, [len(k) for k in kept], drop)
+        kept, notes = within(coupling, scores, goal, drop, scope=getattr(chosen, "scope", None))
     elif rates is not None:
         wanted, notes = from_rates(dense, coupling, rates, rates_layout, keep_rule)
         kept = to_widths(coupling, scores, wanted)
     else:
         kept = to_widths(coupling, scores, from_widths(coupling, {} if widths is None else widths))
-    plan = plan_for(coupling, kept, drop)
-    small = apply(dense, plan)
-    replay(small, plan, example)
-    proof = verify(dense, small, plan, example) if check else None
-    return Pruned(small, plan, cost(dense, example), cost(small, example), coupling, proof, goal, notes)
-
-
-def trace(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
-    """What is coupled in `model`: groups, what is pinned and why, unknown ops. Changes nothing.
-
-    A trial cut of one step from every group shows which widths are written down as numbers; those groups are pinned
-    too. Raises ExampleError, ModelError, UnknownName.
-    """
-    dense = the_model(model)
-    check_example(example)
-    return counted(settle(dense, example, names(pin)), dense, example)
-
-
-def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:
-    """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work."""
-    sample = cost(model, example).macs
-    if coupling.macs() == sample:
-        return coupling
-    whole = cost(model, example, whole=True).macs
-    fixed = max(0, whole - replace(coupling, samples=1).macs())
-    return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
+    return cut(dense, example, coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
 
 
 def inspect(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
@@ -109,18 +94,3 @@ def inspect(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[s
     found = trace(model, example, pin=pin)
     print(found)
     return found
-
-
-def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str, ...]) -> tuple[str, ...]:
-    """What the granularity allowed, where it is more than half a percent of the dense cost below the budget."""
-    dense = Costs.of(coupling)(np.array(coupling.widths, np.int64))
-    got = Costs.of(coupling, drop)(np.array(widths, np.int64))
-    limits = goal.limits({kind: float(v) for kind, v in dense.items()})
-    slack = {kind: (limit - got[kind]) / dense[kind] for kind, limit in limits.items()}
-    if not slack or min(slack.values()) <= 0.005:
-        return ()
-    tight = min(slack, key=lambda kind: slack[kind])
-    return (
-        f"{tight}: {100 * got[tight] / dense[tight]:.2f} % got, {100 * limits[tight] / dense[tight]:.2f} % asked; "
-        "the steps that are left are larger than the difference",
-    )

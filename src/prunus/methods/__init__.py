@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..errors import InputError, UnknownName
+from .attach import Attached
 from .controls import Random, Uniform
 from .magnitude import Magnitude
 from .score import Method
@@ -34,4 +35,4 @@ def method_of(given: str | Method) -> Method:
     return given
 
 
-__all__ = ["METHODS", "Magnitude", "Method", "Random", "Slimming", "Uniform", "method_of"]
+__all__ = ["METHODS", "Attached", "Magnitude", "Method", "Random", "Slimming", "Uniform", "method_of"]

@@ -1,0 +1,92 @@
+"""The steps that prune() and attached methods share: what is coupled, what a budget keeps, the proven cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from .asked import check_example, names, the_model
+from .costs import cost
+from .graph.coupling import Coupling
+from .plan import plan_for
+from .result import Pruned
+from .select import Costs, to_budget
+from .surgery import apply, replay, verify
+from .surgery.trial import settle
+from .target import Target
+
+__all__ = ["counted", "cut", "remarks", "trace", "within"]
+
+Kept = Sequence[npt.NDArray[np.int64]]
+
+
+def cut(
+    dense: nn.Module,
+    example: Any,
+    coupling: Coupling,
+    kept: Kept,
+    *,
+    drop: tuple[str, ...] = (),
+    check: bool = True,
+    goal: Target | None = None,
+    notes: tuple[str, ...] = (),
+) -> Pruned:
+    """Cut a copy of `dense` down to the kept ids of each group, replay, and prove it. Raises ProofError."""
+    plan = plan_for(coupling, kept, drop)
+    small = apply(dense, plan)
+    replay(small, plan, example)
+    proof = verify(dense, small, plan, example) if check else None
+    return Pruned(small, plan, cost(dense, example), cost(small, example), coupling, proof, goal, notes)
+
+
+def within(
+    coupling: Coupling,
+    scores: Sequence[npt.NDArray[np.float64]],
+    goal: Target,
+    drop: tuple[str, ...] = (),
+    scope: str | None = None,
+) -> tuple[Kept, tuple[str, ...]]:
+    """The ids of each group that a budget keeps, and what is to be said of it. Raises TargetError."""
+    kept = to_budget(coupling, scores, goal, drop, scope=scope)
+    return kept, remarks(coupling, goal, [len(k) for k in kept], drop)
+
+
+def trace(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
+    """What is coupled in `model`: groups, what is pinned and why, unknown ops. Changes nothing.
+
+    A trial cut of one step from every group shows which widths are written down as numbers; those groups are pinned
+    too. Raises ExampleError, ModelError, UnknownName.
+    """
+    dense = the_model(model)
+    check_example(example)
+    return counted(settle(dense, example, names(pin)), dense, example)
+
+
+def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:
+    """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work."""
+    sample = cost(model, example).macs
+    if coupling.macs() == sample:
+        return coupling
+    whole = cost(model, example, whole=True).macs
+    fixed = max(0, whole - replace(coupling, samples=1).macs())
+    return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
+
+
+def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str, ...]) -> tuple[str, ...]:
+    """What the granularity allowed, where it is more than half a percent of the dense cost below the budget."""
+    dense = Costs.of(coupling)(np.array(coupling.widths, np.int64))
+    got = Costs.of(coupling, drop)(np.array(widths, np.int64))
+    limits = goal.limits({kind: float(v) for kind, v in dense.items()})
+    slack = {kind: (limit - got[kind]) / dense[kind] for kind, limit in limits.items()}
+    if not slack or min(slack.values()) <= 0.005:
+        return ()
+    tight = min(slack, key=lambda kind: slack[kind])
+    return (
+        f"{tight}: {100 * got[tight] / dense[tight]:.2f} % got, {100 * limits[tight] / dense[tight]:.2f} % asked; "
+        "the steps that are left are larger than the difference",
+    )
