@@ -21,7 +21,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch_pruning_cut import differs, step_to
 
 import prunus
-from prunus.engine.config import Fit
+from prunus.engine.config import Augment, Fit
 from prunus.engine.data import Data, load
 from prunus.engine.loop import evaluate, fit
 from prunus.engine.runtime import Runtime
@@ -43,6 +43,9 @@ from prunus.models import load_weights, resolve
 
 HERE = Path(__file__).resolve().parent
 MARKERS = "versus_torch_pruning"
+NAMED = ("epochs", "batch_size", "lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule")
+"""Settings of the fine-tuning that a record names; all others are the defaults."""
+
 NEAR = 0.005
 """Fraction of the dense MACs by which the two networks may differ."""
 
@@ -70,6 +73,7 @@ class Job:
     after: Fit
     device: str
     limit: int
+    compile: bool
     dense_accuracy: float = 0.0
 
     def build(self) -> nn.Module:
@@ -89,7 +93,9 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside tool, row and seed, as JSON gives it back."""
         digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()[:12]
-        fine = {**asdict(self.after), "precision": "bf16", "channels_last": True}
+        fine = {name: getattr(self.after, name) for name in NAMED}
+        fine |= {"crop": self.after.augment.crop, "flip": self.after.augment.flip}
+        fine |= {"precision": "bf16", "channels_last": True, "compile": self.compile}
         made = {"model": self.model, "weights": digest, "target": self.target, "limit": self.limit, "finetuning": fine}
         found: dict[str, Any] = json.loads(json.dumps(made))
         return found
@@ -129,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
     add("--rows", default=",".join(row.method + ":" + row.scope for row in ROWS), help="of l2:global, l2:local, …")
     add("--device", default="auto")
+    add("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile the fine-tuning")
     add("--threads", type=int, default=0, help="0: as torch chooses")
     add("--results", type=Path, default=HERE / "results" / "versus_torch_pruning.jsonl")
     add("--report", action="store_true", help="run nothing; print the table and write it to the page")
@@ -159,10 +166,12 @@ def job_of(options: argparse.Namespace) -> Job:
     if options.limit:
         some = torch.arange(options.limit)
         data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
-    after = Fit(options.epochs, 128, 0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", crop=4, flip=True)
+    augment = Augment(crop=4, flip=True)
+    after = Fit(options.epochs, 128, 0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment=augment)
     if not options.weights.exists():
         raise InputError(f"there is no file {options.weights}")
-    return Job(options.model, options.weights, data, options.target, after, options.device, options.limit)
+    shared = (options.model, options.weights, data, options.target, after)
+    return Job(*shared, options.device, options.limit, options.compile)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -215,7 +224,8 @@ def one(job: Job, tool: str, row: Row, seed: int, limit: int) -> dict[str, Any]:
     cut_seconds = time.perf_counter() - start
     now = prunus.cost(small, job.example())
     cut = job.top1(small)
-    runtime = Runtime(job.device, "bf16", channels_last=True, seed=seed)
+    torch.compiler.reset()  # torch compiles a class for eight networks of other widths, and then no more
+    runtime = Runtime(job.device, "bf16", channels_last=True, compile=job.compile, seed=seed)
     history = fit(small, job.data, job.after, runtime=runtime, progress=False)
     return {
         "macs": now.macs,

@@ -15,7 +15,7 @@ _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"graph", "models", "state"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "select", "surgery"}
 _CORE = _CUT | {"methods", "widths", "asked", "cutting", "result", "engine"}
-_ALL = _CORE | {"api", "lab"}
+_ALL = _CORE | {"api", "lab", "userfile"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,

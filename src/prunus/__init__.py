@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prunus.engine.loop import evaluate
     from prunus.graph import Coupling
     from prunus.lab.job import finetune
+    from prunus.lab.run import run, train
     from prunus.plan import Plan
     from prunus.target import Target
 
@@ -32,7 +33,9 @@ __all__ = [
     "finetune",
     "inspect",
     "prune",
+    "run",
     "trace",
+    "train",
 ]
 
 # Public name -> the module that defines it. A function may not bear the name of a module of this package: importing
@@ -49,7 +52,9 @@ _HOME = {
     "finetune": "prunus.lab.job",
     "inspect": "prunus.api",
     "prune": "prunus.api",
+    "run": "prunus.lab.run",
     "trace": "prunus.api",
+    "train": "prunus.lab.run",
 }
 _MODULES = frozenset({"errors", "methods", "models"})
 

@@ -10,6 +10,8 @@ PrunusError
 │   ├── PlanError                     a plan that does not belong to the model
 │   ├── ModelError                    a model that cannot be traced or has nothing to prune
 │   └── MissingExtra                  an optional dependency is not installed
+├── StorageError                      a file that could not be written: full disk, read-only folder; exit 1
+├── ProcessError                      processes that should train together and cannot; exit 1
 └── ProofError                        the cut network does not compute what the masked one computes; exit 1
 """
 
@@ -26,8 +28,10 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "PlanError",
+    "ProcessError",
     "ProofError",
     "PrunusError",
+    "StorageError",
     "TargetError",
     "UnknownName",
     "nearest",
@@ -84,6 +88,14 @@ class MissingExtra(InputError):
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtra:
         return cls(f'{package} is not installed; run: pip install "prunus[{extra}]"')
+
+
+class StorageError(PrunusError):
+    """A file could not be written: the disk is full, or the folder is read-only. What was there is untouched."""
+
+
+class ProcessError(PrunusError):
+    """Processes that were to train together did not meet, or one of them ended."""
 
 
 class ProofError(PrunusError):

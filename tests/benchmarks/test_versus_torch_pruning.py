@@ -75,7 +75,7 @@ def test_both_tools_run_and_a_second_start_runs_nothing(tmp_path: Path, capsys: 
     page.write_text("<!-- versus_torch_pruning: begin -->\n<!-- versus_torch_pruning: end -->\n")
     shared = ["--model", "resnet20", "--weights", str(tmp_path / "net.pt"), "--data", str(tmp_path / "data.npz")]
     shared += ["--epochs", "1", "--seeds", "0", "--results", str(tmp_path / "r.jsonl"), "--page", str(page)]
-    shared += ["--rows", "l2:global,random:local", "--device", "cpu"]
+    shared += ["--rows", "l2:global,random:local", "--device", "cpu", "--no-compile"]
     assert main(shared) == 0
     theirs, ours = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()[:2])
     assert (theirs["tool"], ours["tool"]) == ("torch-pruning", "prunus")

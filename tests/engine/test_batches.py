@@ -5,6 +5,7 @@ import torch
 import torchvision.transforms.functional as TF
 
 from prunus.engine.augment import crop, flip, normalise
+from prunus.engine.config import Augment
 from prunus.engine.data import Split, batches, holdout
 from prunus.engine.split import channel_stats, stratified
 from prunus.errors import DataError
@@ -56,7 +57,7 @@ def test_plain_batches_are_the_split_in_order():
 
 
 def test_augmentation_depends_on_seed_epoch_and_position_not_on_batch_size():
-    settings = {"mean": MEAN, "std": STD, "shuffle": True, "crop": 2, "flip": True, "seed": 5}
+    settings = {"mean": MEAN, "std": STD, "shuffle": True, "augment": Augment(crop=2, flip=True), "seed": 5}
     small, large = batches(split(), batch_size=5, **settings), batches(split(), batch_size=16, **settings)
     (x, y), (x16, y16) = all_of(small), all_of(large)
     assert torch.equal(x, x16) and torch.equal(y, y16) and sorted(y.tolist()) == list(range(24))
@@ -79,7 +80,9 @@ def test_crops_reach_every_offset_evenly_and_half_is_mirrored():
     n = 4000
     x = torch.zeros(n, 1, 1, 9, dtype=torch.uint8)
     x[:, :, :, 4] = 255
-    feed = batches(Split(x, torch.zeros(n, dtype=torch.int64)), batch_size=n, mean=(0.0,), std=(1.0,), crop=2)
+    feed = batches(
+        Split(x, torch.zeros(n, dtype=torch.int64)), batch_size=n, mean=(0.0,), std=(1.0,), augment=Augment(crop=2)
+    )
     columns = all_of(feed)[0].sum(dim=(1, 2)).argmax(dim=1)
     rows_kept = all_of(feed)[0].sum(dim=(1, 2, 3)) > 0
     assert abs(int(rows_kept.sum()) - n / 5) < 4 * (n * 0.16) ** 0.5  # one of the five row offsets shows the row
@@ -87,7 +90,9 @@ def test_crops_reach_every_offset_evenly_and_half_is_mirrored():
     assert counts[:2].sum() == counts[7:].sum() == 0 and (counts[2:7] > 100).all()
     x[:, :, :, 0] = 255
     x[:, :, :, 4] = 0
-    feed = batches(Split(x, torch.zeros(n, dtype=torch.int64)), batch_size=n, mean=(0.0,), std=(1.0,), flip=True)
+    feed = batches(
+        Split(x, torch.zeros(n, dtype=torch.int64)), batch_size=n, mean=(0.0,), std=(1.0,), augment=Augment(flip=True)
+    )
     mirrored = int(all_of(feed)[0][:, 0, 0, 8].sum())
     assert abs(mirrored - n / 2) < 4 * (n / 4) ** 0.5
 
@@ -139,3 +144,12 @@ def test_a_split_refuses_other_tensors(x, y, says):
 def test_a_batch_size_of_zero_is_refused():
     with pytest.raises(DataError, match="batch_size=0"):
         batches(split(), batch_size=0, mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_gives_the_same_bits_in_either_layout_and_keeps_it(channels):
+    x = images()[:, :channels]
+    turned = x.contiguous(memory_format=torch.channels_last)
+    got = normalise(turned, MEAN[:channels], STD[:channels])
+    assert torch.equal(got, normalise(x.contiguous(), MEAN[:channels], STD[:channels]))
+    assert got.is_contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from engine.training import PLAIN, assert_stepped, gradients, images, one_batch,
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from prunus.engine.config import Fit
+from prunus.engine.config import Augment, Fit
 from prunus.engine.data import Data, Split
 from prunus.engine.loop import evaluate, fit
 from prunus.engine.runtime import Runtime
@@ -24,7 +24,12 @@ from prunus.errors import DataError, ExampleError, InputError, ModelError, Prunu
 def trained(seed: int) -> list[torch.Tensor]:
     model = small(dropout=0.3)
     data = Data(Split(*images()), Split(*images()), 10, (0.5,), (0.3,), "noise")
-    fit(model, data, Fit(epochs=2, batch_size=16, lr=0.05, crop=1, flip=True), runtime=Runtime(device="cpu", seed=seed))
+    fit(
+        model,
+        data,
+        Fit(epochs=2, batch_size=16, lr=0.05, augment=Augment(crop=1, flip=True)),
+        runtime=Runtime(device="cpu", seed=seed),
+    )
     return [p.detach() for p in model.parameters()]
 
 
@@ -84,7 +89,7 @@ def test_after_step_can_hold_a_mask():
 
 
 def test_a_hook_without_any_of_the_methods_is_refused():
-    with pytest.raises(InputError, match="hook object has none of the methods epoch_start, penalty, after_step"):
+    with pytest.raises(InputError, match="hook object has none of the methods param_groups, epoch_start, penalty"):
         fit(small(), one_batch(), PLAIN, hooks=[object()])
 
 

@@ -135,7 +135,7 @@ def test_hub_offline_says_both_what_was_looked_for(monkeypatch):
 
 def test_bare_names_are_looked_for_in_known_folders_then_on_the_hub(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(parquet, "hub", lambda name, resize, only: asked.append(name) or load("digits"))
+    monkeypatch.setattr(parquet, "hub", lambda name, reading: asked.append(name) or load("digits"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRUNUS_DATA", raising=False)
     load("cifar10")

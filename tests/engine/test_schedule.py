@@ -4,7 +4,7 @@ import pytest
 
 from prunus.engine.config import Fit
 from prunus.engine.optimizer import factor
-from prunus.engine.schedule import cosine, multistep
+from prunus.engine.schedule import cosine, multistep, onecycle
 
 
 def test_cosine_by_hand():
@@ -37,3 +37,13 @@ def test_warmup_in_fractions_of_an_epoch():
     config = Fit(epochs=2, warmup=0.5)
     assert [factor(config, step, 8) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert factor(config, 10, 8) == pytest.approx(0.5)  # half way through the 12 steps that remain
+
+
+def test_one_cycle_by_hand():
+    # up over 3 of 10 steps, then half a cosine over the 6 that lead to the last
+    found = [onecycle(step, 10) for step in range(10)]
+    assert found[0] == pytest.approx(0.04)
+    assert found[3] == pytest.approx(1.0)
+    assert found[6] == pytest.approx(0.5, abs=1e-4)
+    assert found[9] == pytest.approx(1e-5)
+    assert found[1] == pytest.approx(0.04 + 0.96 * 0.25)  # cos 120°, raised

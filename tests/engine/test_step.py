@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from engine.training import PLAIN, assert_stepped, gradients, one_batch, small
 from torch import nn
 
-from prunus.engine.config import Fit
+from prunus.engine.config import Augment, Distil, Fit
 from prunus.engine.data import load
 from prunus.engine.loop import evaluate, fit
 from prunus.engine.objective import distillation
@@ -35,7 +35,7 @@ def test_digits_are_learned():
         nn.Linear(128, 10),
     )
     data = load("digits")
-    history = fit(net, data, Fit(epochs=6, batch_size=64, lr=0.1, warmup=0.5, crop=1, nesterov=True))
+    history = fit(net, data, Fit(epochs=6, batch_size=64, lr=0.1, warmup=0.5, augment=Augment(crop=1), nesterov=True))
     assert [epoch.epoch for epoch in history.epochs] == [1, 2, 3, 4, 5, 6]
     assert history[-1].loss < history[0].loss / 4
     result = evaluate(net, data)
@@ -161,7 +161,7 @@ def test_a_teacher_is_followed_in_eval_mode_and_left_as_it_was():
     fit(
         model,
         feed,
-        Fit(lr=0.1, momentum=0, weight_decay=0, schedule="steps", temperature=3.0, teacher_weight=0.7),
+        Fit(lr=0.1, momentum=0, weight_decay=0, schedule="steps", distil=Distil(temperature=3.0, weight=0.7)),
         teacher=teacher,
     )
     assert_stepped(before, model, grads)

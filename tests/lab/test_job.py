@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.engine.config import Augment
 from prunus.engine.data import Data, Split
 from prunus.engine.runtime import Runtime
 from prunus.errors import InputError
@@ -29,20 +30,20 @@ def net() -> nn.Module:
 @pytest.mark.parametrize(
     ("channels", "side", "how", "expected"),
     [
-        (3, 32, "auto", {"crop": 4, "flip": True}),
-        (1, 8, "auto", {"crop": 0, "flip": False}),
-        (1, 8, "crop-flip", {"crop": 1, "flip": True}),
-        (3, 32, "crop", {"crop": 4, "flip": False}),
-        (3, 32, "none", {"crop": 0, "flip": False}),
+        (3, 32, "auto", Augment(crop=4, flip=True)),
+        (1, 8, "auto", Augment()),
+        (1, 8, "crop-flip", Augment(crop=1, flip=True)),
+        (3, 32, "crop", Augment(crop=4)),
+        (3, 32, "none", Augment()),
     ],
 )
-def test_augmentation(channels: int, side: int, how: str, expected: dict[str, object]) -> None:
+def test_augmentation(channels: int, side: int, how: str, expected: Augment) -> None:
     assert augmented(images(channels, side), how) == expected
 
 
 def test_loaders_augment_themselves() -> None:
     data = Data([], [], 0, (), (), "loaders")
-    assert augmented(data, "crop-flip") == {"crop": 0, "flip": False}
+    assert augmented(data, "crop-flip") == Augment()
 
 
 def test_without_data_nothing_is_measured() -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from prunus import __version__
-from prunus.cli.verb import Verb, read, write
+from prunus.cli.verb import Verb, first, read, write
 from prunus.errors import InputError, PrunusError, UnknownName
 
 __all__ = ["main", "verbs"]
@@ -19,15 +19,18 @@ __all__ = ["main", "verbs"]
 
 def verbs() -> tuple[Verb, ...]:
     """Every verb, in the order in which a newcomer would want them."""
-    from prunus.cli import demo, describe, prune, training
+    from prunus.cli import demo, describe, prune, recipe, run, train, training
 
     return (
         demo.DEMO,
+        run.RUN,
+        train.TRAIN,
         prune.PRUNE,
-        training.FINETUNE,
+        train.FINETUNE,
         training.EVAL,
         describe.COST,
         describe.INSPECT,
+        recipe.RECIPE,
         describe.MODELS,
         describe.METHODS,
     )
@@ -50,15 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = table[words[0]]
         prog = f"prunus {verb.name}"
         options = read(verb, words[1:])
-        write(verb.run(options), as_json=options.json)
+        reply = verb.run(options)
+        if first():
+            write(reply, as_json=options.json)
         return 0
     except SystemExit as done:  # argparse after --help
         return int(done.code or 0)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{prog}: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
     except Exception as error:
         if "--debug" in words:

@@ -18,7 +18,7 @@ def demo_options(parser: argparse.ArgumentParser) -> None:
 
     default = Demo()
     target = default.target.replace("%", "%%")
-    opt.add_data(parser)
+    opt.add_data(parser, files=False)
     group = parser.add_argument_group("what is shown")
     group.add_argument("--model", metavar="MODEL", help=f"see `prunus models` (default {default.model})")
     group.add_argument("--weights", metavar="FILE", help="start from this checkpoint instead of training")

@@ -17,6 +17,7 @@ __all__ = [
     "add_model",
     "add_out",
     "add_rates",
+    "add_task",
     "add_training",
     "floats",
     "names",
@@ -127,6 +128,27 @@ def positive(text: str) -> int:
 
 
 @option
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise InputError(f"{text!r} is not allowed; give a number, such as .01")
+    return value
+
+
+@option
+def fraction(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = number(text)
+    if not 0 <= value < 1:
+        raise InputError(f"{text!r} is not allowed; give a fraction from 0 to below 1, such as .1")
+    return value
+
+
+@option
 def rate_of_learning(text: str) -> float:
     """A number above 0."""
     try:
@@ -163,8 +185,8 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=shape, metavar="C,H,W", help="shape of one example, such as 3,32,32")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """--data and the preprocessing."""
+def add_data(parser: argparse.ArgumentParser, *, files: bool = True) -> None:
+    """--data and the preprocessing; with `files`, how it is read."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
@@ -176,22 +198,38 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--resize", type=resize, metavar="S|R,S", help="shorter side to S (or R), then the S x S pixels of the centre"
     )
+    if not files:
+        return
+    group.add_argument("--stream", action="store_true", help="read from files all the time; large sets always are")
+    group.add_argument("--workers", type=whole, metavar="N", help="processes that decode streamed images")
+    group.add_argument("--skip-bad", action="store_true", help="leave out images that do not decode, and say which")
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """--task."""
+    parser.add_argument(
+        "--task",
+        metavar="TASK",
+        help="what a batch means, its loss and metrics: classification (default), or path/file.py:Task",
+    )
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """--device, --precision, --batch-size and --seed."""
+    """--device, --precision, --channels-last, --compile, --batch-size and --seed."""
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     group.add_argument("--precision", choices=PRECISIONS, default="fp32", help="arithmetic of forward passes")
+    group.add_argument("--channels-last", action="store_true", help="images and weights in NHWC")
+    group.add_argument("--compile", action="store_true", help="through torch.compile, with static shapes")
     group.add_argument("--batch-size", type=positive, default=128, metavar="N", help="examples a step (default 128)")
     group.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of everything random (default 0)")
 
 
-def add_training(parser: argparse.ArgumentParser, *, epochs: str, default: int) -> None:
-    """The number of epochs under the name `epochs`, and --lr."""
+def add_training(parser: argparse.ArgumentParser, *, epochs: str, default: int, lr: float = 0.02) -> None:
+    """The number of epochs under the name `epochs`, --lr and --augment."""
     group = parser.add_argument_group("training")
     group.add_argument(epochs, type=whole, default=default, metavar="N", help=f"epochs (default {default})")
-    group.add_argument("--lr", type=rate_of_learning, default=0.02, metavar="X", help="learning rate (default .02)")
+    group.add_argument("--lr", type=rate_of_learning, default=lr, metavar="X", help=f"learning rate (default {lr})")
     group.add_argument(
         "--augment",
         choices=("auto", "none", "crop", "crop-flip"),

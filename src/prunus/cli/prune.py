@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from prunus.cli import options as opt
-from prunus.cli.verb import Reply, Verb
+from prunus.cli.verb import Reply, Verb, first
 from prunus.errors import InputError
 
 __all__ = ["PRUNE"]
@@ -16,6 +16,7 @@ def prune_options(parser: argparse.ArgumentParser) -> None:
     opt.add_model(parser)
     opt.add_input(parser)
     opt.add_data(parser)
+    opt.add_task(parser)
     opt.add_budget(parser)
     opt.add_training(parser, epochs="--finetune-epochs", default=0)
     opt.add_machine(parser)
@@ -25,7 +26,7 @@ def prune_options(parser: argparse.ArgumentParser) -> None:
 def prune(options: argparse.Namespace) -> Reply:
     """Prune a model, and where data is given measure it and train it back."""
     from prunus.cli.show import say, show_outcome
-    from prunus.cli.source import finetuning, runtime, source
+    from prunus.cli.source import finetuning, runtime, source, task
     from prunus.lab import folder, job
 
     if not (options.target or options.rates or options.widths or options.drop):
@@ -45,9 +46,18 @@ def prune(options: argparse.Namespace) -> Reply:
     out = None if options.out is None else folder.ready(options.out)
     given, data = source(options, needs_data=options.finetune_epochs > 0)
     fit = None if data is None else finetuning(options, data, options.finetune_epochs)
-    outcome = job.do(given.model, given.example, cut, data=data, after=fit, runtime=where, progress=not options.json)
+    outcome = job.do(
+        given.model,
+        given.example,
+        cut,
+        data=data,
+        after=fit,
+        runtime=where,
+        task=task(options),
+        progress=not options.json,
+    )
     answer = {"model": given.description.model, **job.answer(outcome, cut), "out": options.out}
-    if out is not None:
+    if out is not None and first():
         plan = outcome.pruned.plan if given.plan is None else given.plan.then(outcome.pruned.plan)
         folder.write(out, outcome.pruned.model, plan, given.description, answer)
 

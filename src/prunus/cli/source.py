@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from prunus.engine.config import Fit
     from prunus.engine.data import Data
     from prunus.engine.runtime import Runtime
+    from prunus.engine.task import Task
     from prunus.plan import Plan
 
     Past = tuple[Description | None, Plan | None, Path | None]
 
-__all__ = ["Source", "finetuning", "runtime", "source", "with_data"]
+__all__ = ["Source", "finetuning", "runtime", "source", "task", "with_data"]
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,31 @@ def _source(options: argparse.Namespace, past: Past, loaded: Data | None) -> Sou
 
 
 def runtime(options: argparse.Namespace) -> Runtime:
-    """Device, precision and seed of the options."""
+    """Device, precision, layout and seed of the options."""
     from prunus.engine.runtime import Runtime
 
-    return Runtime(device=options.device, precision=options.precision, seed=options.seed)
+    return Runtime(
+        device=options.device,
+        precision=options.precision,
+        channels_last=options.channels_last,
+        compile=options.compile,
+        seed=options.seed,
+        sync_bn=getattr(options, "sync_bn", False),
+    )
+
+
+def task(options: argparse.Namespace) -> Task | None:
+    """The task of --task; None without it, so that `fit` and `evaluate` classify."""
+    from prunus.engine.task import task_of
+
+    return None if getattr(options, "task", None) is None else task_of(options.task)
 
 
 def finetuning(options: argparse.Namespace, data: Data, epochs: int) -> Fit | None:
     """The settings of a fine-tuning; None where it has no epochs."""
-    from prunus.engine.config import Fit
-    from prunus.lab.job import augmented
+    from prunus.cli.fitting import config
 
-    if not epochs:
-        return None
-    return Fit(epochs=epochs, batch_size=options.batch_size, lr=options.lr, **augmented(data, options.augment))
+    return config(options, data, epochs) if epochs else None
 
 
 def _data(options: argparse.Namespace, described: Description | None, only: Literal["test"] | None) -> Data:
@@ -90,7 +102,17 @@ def _data(options: argparse.Namespace, described: Description | None, only: Lite
         raise InputError("no data; give --data digits, a folder of parquet files or images, an .npz, or a hub id")
     old = described or Description("")
     mean, std = options.mean or old.mean or None, options.std or old.std or None
-    return load(options.data, mean=mean, std=std, resize=options.resize or old.resize, only=only)
+    return load(
+        options.data,
+        mean=mean,
+        std=std,
+        resize=options.resize or old.resize,
+        only=only,
+        validation=getattr(options, "validation", 0.0),
+        stream=options.stream,
+        workers=options.workers,
+        skip_bad=options.skip_bad,
+    )
 
 
 def _past(options: argparse.Namespace) -> Past:

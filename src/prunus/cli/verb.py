@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 from prunus.errors import InputError, nearest
 
-__all__ = ["Parser", "Reply", "Verb", "read", "write"]
+__all__ = ["Parser", "Reply", "Verb", "first", "read", "write"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def read(verb: Verb, words: list[str]) -> argparse.Namespace:
     if extra:
         parser.error(f"unexpected {' '.join(extra)!r}")
     return options
+
+
+def first() -> bool:
+    """Whether this is the first of the processes that were started together, which alone writes and speaks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
 
 
 def write(reply: Reply, *, as_json: bool) -> None:

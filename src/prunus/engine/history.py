@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from prunus.engine.task import Metrics
+
 __all__ = ["Epoch", "History", "Silent", "showing"]
+
+SLOW_INPUT = 0.2
+"""From this share of the time on, waiting for input is spoken of."""
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One epoch, counted from 1. loss: mean over the samples, without penalties; penalty: mean over the steps;
-    lr: at the last step; images_per_second: training alone; metrics: of the validation, if there was one."""
+    lr: at the last step; images_per_second: training alone, over all processes; waiting: the share of the time in
+    which the network waited for input; metrics: of the validation, if there was one."""
 
     epoch: int
     loss: float
@@ -23,18 +29,33 @@ class Epoch:
     images_per_second: float
     seconds: float
     metrics: Any = None
+    waiting: float = 0.0
 
     def __str__(self) -> str:
         penalty = f"  penalty {self.penalty:.4g}" if self.penalty else ""
         metrics = f"  {self.metrics}" if self.metrics is not None else ""
-        return f"loss {self.loss:.4f}{penalty}  lr {self.lr:.4g}  {self.images_per_second:,.0f} images/s{metrics}"
+        slow = f"  input is the bottleneck ({100 * self.waiting:.0f} % waiting)" if self.waiting > SLOW_INPUT else ""
+        return f"loss {self.loss:.4f}{penalty}  lr {self.lr:.4g}  {self.images_per_second:,.0f} images/s{metrics}{slow}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Epoch:
+        """What `as_dict` gave; metrics of the built-in classification become `Metrics` again."""
+        metrics = found.get("metrics")
+        if isinstance(metrics, Mapping) and set(metrics) == {field.name for field in fields(Metrics)}:
+            metrics = Metrics(**metrics)
+        return cls(**{**found, "metrics": metrics})
 
 
 @dataclass(frozen=True)
 class History:
-    """The epochs of one `fit`, in order."""
+    """The epochs of one `fit`, in order. best: the epoch whose weights were left behind, where that was chosen."""
 
     epochs: tuple[Epoch, ...] = ()
+    best: int | None = None
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -58,24 +79,24 @@ class Silent:
     def step(self) -> None:
         """One batch is done."""
 
-    def epoch(self, done: Epoch) -> None:
-        """One epoch is done."""
+    def epoch(self, done: Epoch, epochs: int) -> None:
+        """One epoch of so many is done."""
 
 
 class _Terminal(Silent):
-    def __init__(self, bar: Any, task: Any, epochs: int) -> None:
-        self.bar, self.task, self.epochs = bar, task, epochs
+    def __init__(self, bar: Any, task: Any) -> None:
+        self.bar, self.task = bar, task
 
     def step(self) -> None:
         self.bar.advance(self.task)
 
-    def epoch(self, done: Epoch) -> None:
-        self.bar.console.print(f"epoch {done.epoch}/{self.epochs}  {done}", highlight=False)
+    def epoch(self, done: Epoch, epochs: int) -> None:
+        self.bar.console.print(f"epoch {done.epoch}/{epochs}  {done}", highlight=False)
 
 
 @contextmanager
-def showing(what: str, wanted: bool, steps: int | None, epochs: int = 1) -> Iterator[Silent]:
-    """A bar of `steps` on stderr where that is a terminal and it is wanted; nothing otherwise."""
+def showing(what: str, wanted: bool, steps: int | None, done: int = 0) -> Iterator[Silent]:
+    """A bar of `steps`, of which so many are done, on stderr where that is a terminal and it is wanted."""
     if not (wanted and sys.stderr.isatty()):
         yield Silent()
         return
@@ -84,4 +105,4 @@ def showing(what: str, wanted: bool, steps: int | None, epochs: int = 1) -> Iter
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Terminal(bar, bar.add_task(what, total=steps), epochs)
+        yield _Terminal(bar, bar.add_task(what, total=steps, completed=done))

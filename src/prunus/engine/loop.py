@@ -2,41 +2,54 @@
 
 A hook is any object with some of these methods; methods reach training only so:
 
+    param_groups()     parameters of its own, such as gates, for the optimizer: dicts with `params`, and what is special
     epoch_start(e)     before epoch e, counted from 0: rank, mask, anneal
-    penalty()          a scalar tensor, added to the loss of every step before it is scaled; runs outside autocast
+    penalty()          a scalar tensor, added once a step to the loss before it is scaled; runs outside autocast
     after_step()       after the optimizer's step: hold masks, clamp gates
+    eligible()         whether the epoch that ends now may be chosen as the best, such as: is the budget held?
+    state_dict()       plain data and tensors for a checkpoint, and load_state_dict(state) to go on from it
 
 `data` is a `Data` (its train part, augmented as `Fit` says) or the user's own iterable of batches, which must start
 anew each time it is iterated. A `set_epoch(e)` on it or on its sampler is called.
+
+Started by `torchrun` or `accelerate launch`, the processes share each batch, and do what one process does that
+accumulates as many parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from prunus.engine.average import Average
+from prunus.engine.checkpoint import Checkpoints
 from prunus.engine.config import Fit
-from prunus.engine.data import Data, Split, batches
+from prunus.engine.data import Data, Split, Stream, batches
 from prunus.engine.history import Epoch, History, showing
-from prunus.engine.ledger import Ledger
 from prunus.engine.objective import Loss, objective_of
-from prunus.engine.optimizer import factor, optimizer
+from prunus.engine.optimizer import optimizer
+from prunus.engine.processes import One, join, synchronised
 from prunus.engine.runtime import Runtime
+from prunus.engine.state import HOOKS, State, settings_of
+from prunus.engine.step import Step, outside
+from prunus.engine.steps import size_of, steps_of
 from prunus.engine.task import Classification, Metrics, Task
+from prunus.engine.watch import Watcher, watched
 from prunus.errors import DataError, InputError
 
-__all__ = ["Epoch", "Fit", "History", "Hook", "Metrics", "evaluate", "fit"]
+__all__ = ["Checkpoints", "Epoch", "Fit", "History", "Hook", "Metrics", "evaluate", "fit"]
 
 Feed = Iterable[Any]
-_HOOKS = ("epoch_start", "penalty", "after_step")
+Validate = Data | Split | Stream | Feed | Callable[[nn.Module], Any] | None
 
 
 class Hook(Protocol):
-    """All that a hook may have; each method is optional."""
+    """The core of what a hook may have; each method is optional."""
 
     def epoch_start(self, e: int) -> None: ...
 
@@ -55,60 +68,65 @@ def fit(
     task: Task | None = None,
     loss: Loss | None = None,
     teacher: nn.Module | None = None,
-    validate: Data | Split | Feed | Callable[[nn.Module], Any] | None = None,
+    validate: Validate = None,
+    checkpoints: Checkpoints | None = None,
+    watchers: Sequence[Watcher] = (),
     progress: bool = True,
 ) -> History:
     """Train `model` in place. It stays on the runtime's device; its modules' modes and the global seeds are put back.
 
-    loss: `loss(model, batch)` instead of the task's. teacher: distil from its logits (see Fit). validate: after every
-    epoch, what `evaluate` takes (at the runtime's precision), or a callable of the model; goes into the history.
+    loss: `loss(model, batch)` instead of the task's. teacher: distil from it (see Distil). validate: after every epoch,
+    what `evaluate` takes (at the runtime's precision), or a callable of the model; by default the data's validation
+    part. checkpoints: write them, and go on from the newest. watchers: told of every epoch.
+
     Raises PrunusError, with epoch and step, when the loss stops being finite; on the CPU the weights are then
-    still those of the step before. Raises InputError's kin for data, hooks or settings that cannot work.
+    still those of the step before. Raises StorageError where a checkpoint cannot be written, ProcessError where
+    processes do not meet, and InputError's kin for data, hooks or settings that cannot work.
     """
-    config, runtime, task = config or Fit(), runtime or Runtime(), task or Classification()
-    on_epoch, penalties, on_step = ([getattr(h, name) for h in _checked(hooks) if hasattr(h, name)] for name in _HOOKS)
-    feed = _training_feed(data, config, runtime)
-    length = _length(feed)
-    done: list[Epoch] = []
+    config, runtime = config or Fit(), runtime or Runtime()
+    task = task or Classification(config.label_smoothing)
+    hooks, processes = _checked(hooks), join(runtime)
+    validate = data.validation if validate is None and isinstance(data, Data) else validate
+    if config.selection == "best" and validate is None:
+        raise InputError("selection='best' needs a validation part; carve one from train, or keep the last epoch")
+    steps = steps_of(data, config, runtime, processes, size_of if loss else task.size)
+    extra = [group for hook in hooks if hasattr(hook, "param_groups") for group in hook.param_groups()]
     with runtime.seeded(), modes_kept(model, teacher):
-        net = runtime.place(model)
-        objective = objective_of(task, loss, teacher, config, runtime)
-        sgd, scaler = optimizer(model, config), runtime.scaler()
-        with showing("training", progress, length and length * config.epochs, config.epochs) as shown:
-            for e in range(config.epochs):
-                for call in on_epoch:
-                    call(e)
-                _set_epoch(feed, e)
+        runtime.settled(model)
+        sgd = optimizer(model, config, extra)
+        settings = settings_of(model, config, runtime, processes.world, steps.length)
+        state = State(model, sgd, runtime.scaler(), Average(model, config.ema), hooks, settings)
+        state.restore(checkpoints, runtime, processes)
+        with (
+            synchronised(model, runtime.sync_bn, processes, runtime.torch_device),
+            watched(progress, watchers, processes, steps.length, config.epochs, state) as seen,
+        ):
+            net = runtime.compiled(processes.wrap(model))
+            objective = objective_of(model, task, loss, teacher, config, runtime)
+            step = Step(net, objective, state, config, runtime, processes, steps.length, outside(model, extra))
+            for e in range(state.epoch, config.epochs):
+                ledger = state.open(e, config.epochs, runtime)
                 model.train()
-                ledger = Ledger(e, config.epochs, runtime)
-                for i, batch in enumerate(feed):
-                    lr = config.lr * factor(config, e * length + i if length else e, length or 1)
-                    for group in sgd.param_groups:
-                        group["lr"] = lr
-                    batch = runtime.move(batch)
-                    with runtime.autocast():
-                        value = objective(net, batch)
-                    penalty = sum((call() for call in penalties), torch.zeros((), device=value.device))
-                    ledger.add(value, penalty, lr, _size(task, batch, loss))
-                    sgd.zero_grad(set_to_none=True)
-                    torch.autograd.backward(scaler.scale(value + penalty))
-                    if config.clip is not None:
-                        scaler.unscale_(sgd)
-                        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                    scaler.step(sgd)
-                    scaler.update()
-                    for call in on_step:
-                        call()
-                    shown.step()
-                done.append(ledger.close(lambda: _validated(model, validate, data, task, runtime)))
-                shown.epoch(done[-1])
-    return History(tuple(done))
+                for parts in ledger.timed(steps.epoch(e, state.step, state.before)):
+                    step(parts, ledger)
+                    seen.step()
+                    if checkpoints and state.due(checkpoints.every, steps.length):
+                        state.save(checkpoints, processes)
+                done = state.close(processes)
+                with state.average.in_place():
+                    done = replace(done, metrics=_validated(model, validate, data, task, runtime))
+                    state.choose(done, config.selection)
+                state.save(checkpoints, processes)
+                seen.epoch(done, config.epochs)
+        state.settle()
+    return History(tuple(state.done), None if state.best is None else state.best.epoch)
 
 
 def evaluate(
     model: nn.Module,
-    data: Data | Split | Feed,
+    data: Data | Split | Stream | Feed,
     *,
+    part: Literal["test", "validation"] = "test",
     batch_size: int = 256,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -118,17 +136,19 @@ def evaluate(
 ) -> Any:
     """`Metrics` (or what `task` makes of its sums) of the model in eval mode; float32 unless `runtime` differs.
 
-    data: a `Data` (its test part), a `Split` (with mean and std), or an iterable of batches. The model is moved to the
-    runtime's device; the mode of each of its modules is put back. Raises DataError and ExampleError.
+    data: a `Data` (of which `part` is read), a `Split` (with mean and std), or an iterable of batches. The model is
+    moved to the runtime's device; the mode of each of its modules is put back. Several processes share the images of a
+    `Data`, and each returns the metrics of all. Raises DataError and ExampleError.
     """
     task, runtime = task or Classification(), runtime or Runtime()
-    feed = _measuring_feed(data, batch_size, mean, std, runtime)
+    processes = join(runtime)
+    feed, shared = _measuring_feed(data, part, batch_size, mean, std, runtime, processes)
     totals: dict[str, Tensor] = {}
     n = 0
     with modes_kept(model), torch.no_grad():
         net = runtime.place(model)
         model.eval()
-        with showing("evaluating", progress, _length(feed)) as shown:
+        with showing("evaluating", progress and processes.rank == 0, length(feed)) as shown:
             for batch in feed:
                 batch = runtime.move(batch)
                 with runtime.autocast():
@@ -137,6 +157,10 @@ def evaluate(
                     totals[key] = totals[key] + value if key in totals else value
                 n += task.size(batch)
                 shown.step()
+    if shared:
+        keys = sorted(totals)
+        counted = processes.total(torch.stack([torch.as_tensor(n), *(totals[k].cpu() for k in keys)]).double())
+        n, totals = int(counted[0]), dict(zip(keys, counted[1:], strict=True))
     if not n:
         raise DataError("the data to evaluate on gave no batches")
     return task.metrics({key: float(value) for key, value in totals.items()}, n)
@@ -153,58 +177,48 @@ def modes_kept(*models: nn.Module | None) -> Iterator[None]:
             module.training = training
 
 
-def _training_feed(data: Data | Feed, config: Fit, runtime: Runtime) -> Feed:
-    if isinstance(data, Split):
-        raise InputError("fit needs a Data or batches, not a bare Split; see prunus.engine.data.batches")
-    if not isinstance(data, Data):
-        return data
-    if not isinstance(data.train, Split):
-        return data.train
-    n = len(data.train)
-    if not n:
-        raise DataError(f"{data.name} has no train part")
-    lone = n % config.batch_size == 1 and n > 1
-    return batches(
-        data.train,
-        batch_size=config.batch_size,
-        mean=data.mean,
-        std=data.std,
-        shuffle=True,
-        seed=runtime.seed,
-        crop=config.crop,
-        flip=config.flip,
-        drop_last=lone or (config.drop_last and n >= config.batch_size),
-        device=runtime.torch_device,
-        channels_last=runtime.channels_last,
-    )
+def length(feed: object) -> int | None:
+    """Batches an epoch, where that is known beforehand."""
+    try:
+        return len(feed)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _measuring_feed(
-    data: Data | Split | Feed,
+    data: Data | Split | Stream | Feed,
+    name: Literal["test", "validation"],
     batch_size: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     runtime: Runtime,
-) -> Feed:
-    part: Split | Feed
+    processes: One,
+) -> tuple[Feed, bool]:
+    """The batches, and whether this process has only its share of them."""
+    part: Split | Stream | Feed
     if isinstance(data, Data):
-        part, mean, std = data.test, mean or data.mean, std or data.std
-        if isinstance(part, Split) and not len(part):
-            raise DataError(f"{data.name} has no test part")
+        given, mean, std = getattr(data, name), mean or data.mean, std or data.std
+        if given is None or (isinstance(given, Split | Stream) and not len(given)):
+            raise DataError(f"{data.name} has no {name} part")
+        part = given
     else:
         part = data
-    if not isinstance(part, Split):
-        return part
+    if not isinstance(part, Split | Stream):
+        return part, False
     if not mean or not std:
         raise InputError("a bare Split needs mean= and std=")
+    shared = processes.world > 1 and len(part) >= processes.world
+    if shared:
+        part = part.subset(torch.arange(processes.rank, len(part), processes.world))
     layout = runtime.channels_last
-    return batches(part, batch_size=batch_size, mean=mean, std=std, device=runtime.torch_device, channels_last=layout)
+    feed = batches(part, batch_size=batch_size, mean=mean, std=std, device=runtime.torch_device, channels_last=layout)
+    return feed, shared
 
 
 def _validated(model: nn.Module, validate: Any, data: Any, task: Task, runtime: Runtime) -> Any:
     if validate is None:
         return None
-    if callable(validate):
+    if callable(validate) and not hasattr(validate, "__iter__"):
         return validate(model)
     known = (data.mean, data.std) if isinstance(data, Data) else (None, None)
     return evaluate(model, validate, mean=known[0], std=known[1], task=task, runtime=runtime)
@@ -212,29 +226,6 @@ def _validated(model: nn.Module, validate: Any, data: Any, task: Task, runtime: 
 
 def _checked(hooks: Sequence[Any]) -> Sequence[Any]:
     for hook in hooks:
-        if not any(callable(getattr(hook, name, None)) for name in _HOOKS):
-            raise InputError(f"hook {type(hook).__name__} has none of the methods {', '.join(_HOOKS)}")
+        if not any(callable(getattr(hook, name, None)) for name in HOOKS):
+            raise InputError(f"hook {type(hook).__name__} has none of the methods {', '.join(HOOKS)}")
     return hooks
-
-
-def _set_epoch(feed: Feed, e: int) -> None:
-    for holder in (feed, getattr(feed, "sampler", None)):
-        tell = getattr(holder, "set_epoch", None)
-        if callable(tell):
-            tell(e)
-            return
-
-
-def _length(feed: Feed) -> int | None:
-    try:
-        return len(feed)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
-def _size(task: Task, batch: Any, loss: Loss | None) -> int:
-    if loss is None:
-        return task.size(batch)
-    while isinstance(batch, dict | list | tuple) and batch:
-        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
-    return len(batch) if isinstance(batch, Tensor) and batch.ndim else 1

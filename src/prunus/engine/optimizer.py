@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from prunus.engine.config import Fit
-from prunus.engine.schedule import cosine, multistep
+from prunus.engine.schedule import cosine, multistep, onecycle
 from prunus.errors import ModelError
 
-__all__ = ["factor", "optimizer", "parameter_groups"]
+__all__ = ["factor", "optimizer", "parameter_groups", "set_rate"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
-    """Trainable parameters in one or two groups: those of at most one axis (norms, biases, gates) get no decay."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_norms: bool, special: Collection[int] = ()
+) -> list[dict[str, Any]]:
+    """Trainable parameters in one or two groups: those of at most one axis (norms, biases, gates) get no decay.
+
+    special: ids of parameters that are left out.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad and id(p) not in special]
     if decay_norms or not weight_decay:
         return [{"params": trainable, "weight_decay": weight_decay}]
     groups = (
@@ -26,9 +32,16 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_norms: bool) -
     return [group for group in groups if group["params"]]
 
 
-def optimizer(model: nn.Module, config: Fit) -> torch.optim.Optimizer:
-    """The optimizer that `config` names. Raises ModelError for a model without trainable parameters."""
-    groups = parameter_groups(model, config.weight_decay, config.decay_norms)
+def optimizer(model: nn.Module, config: Fit, extra: Sequence[dict[str, Any]] = ()) -> torch.optim.Optimizer:
+    """The optimizer that `config` names. Raises ModelError for a model without trainable parameters.
+
+    extra: groups of parameters that hooks bring along, such as gates, with settings of their own (weight_decay, or
+    `lr_scale`, a factor on the learning rate). A parameter that is among them and in the model counts there only.
+    """
+    special = {id(p) for group in extra for p in group["params"]}
+    groups = parameter_groups(model, config.weight_decay, config.decay_norms, special) + [
+        {"weight_decay": 0.0, **group} for group in extra
+    ]
     if not any(group["params"] for group in groups):
         raise ModelError(f"{type(model).__name__} has no trainable parameters")
     if config.optimizer == "adamw":
@@ -41,4 +54,11 @@ def factor(config: Fit, step: int, steps_per_epoch: int) -> float:
     warmup = round(config.warmup * steps_per_epoch)
     if config.schedule == "steps":
         return multistep(step, [round(s * steps_per_epoch) for s in config.steps], config.gamma, warmup)
-    return cosine(step, config.epochs * steps_per_epoch, warmup)
+    shape = onecycle if config.schedule == "onecycle" else cosine
+    return shape(step, config.epochs * steps_per_epoch, warmup)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group this learning rate, times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

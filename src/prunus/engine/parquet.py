@@ -11,14 +11,18 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from prunus.engine.decode import Item, Resize
-from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES, Listing, join, read
+from prunus.engine.decode import Item
+from prunus.engine.listing import Listing, Reading, join, read
+from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES
 from prunus.engine.split import Data
 from prunus.errors import DataError
 
@@ -28,11 +32,40 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y")
 _IMAGE_NAMES = ("image", "img", "images", "picture", "x")
 
 
-def parquet_folder(root: Path, resize: Resize | None, only: str | None) -> Data:
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Rows from one file or split. holder: where they are mapped into memory, from row `start` of it on."""
+
+    place: str
+    table: Any
+    holder: Any = None
+    start: int = 0
+
+
+class Rows(Sequence[Item]):
+    """The images of a memory-mapped table, read when asked for. It travels to other processes by its file's name."""
+
+    def __init__(self, holder: Any, column: str, root: Path, start: int, count: int) -> None:
+        self.holder, self.column, self.root, self.start, self.rows = holder, column, root, start, count
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < self.rows:
+            raise IndexError(i)
+        found = self.holder.column(self.column)[self.start + i].as_py()
+        if not isinstance(found, dict):
+            return found
+        encoded, path = found.get("bytes"), found.get("path")
+        return encoded if encoded is not None else (self.root / path if path else None)
+
+
+def parquet_folder(root: Path, reading: Reading) -> Data:
     """All *.parquet below `root`; the part is read from the path: train-00000-of-00001.parquet, test/0000.parquet.
 
     Where several kinds of test part exist, the order is test, validation, dev. Files that name no part are divided
-    80:20 per class.
+    80:20 per class. To stream, the files are first written once in Arrow's format into the cache of `datasets`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -40,27 +73,43 @@ def parquet_folder(root: Path, resize: Resize | None, only: str | None) -> Data:
     groups: dict[str, list[Path]] = {}
     for file in sorted(root.rglob("*.parquet")):
         groups.setdefault(_part_word(file.relative_to(root)), []).append(file)
-    tables: dict[str, list[tuple[str, Any]]] = {}
+    named = _parts(groups)
+    pieces: dict[str, list[_Piece]] = {}
     columns: tuple[str, str] | None = None
-    for key, files in _parts(groups).items():
+    rows: dict[Path, int] = {}
+    for files in named.values():
         for file in files:
-            try:
-                schema = pq.read_schema(file)
-                columns = columns or _columns(schema, str(file))
-                missing = sorted(set(columns) - set(schema.names))
-                if missing:
-                    raise DataError(f"{file} lacks the column {missing[0]!r}; it has {', '.join(schema.names)}")
-                wanted = columns if only is None or key in (only, "all") else columns[1:]
-                table = pq.read_table(file, columns=list(wanted))
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-            tables.setdefault(key, []).append((str(file), table))
+            with _readable(file), pq.ParquetFile(file) as opened:
+                schema = opened.schema_arrow
+                rows[file] = opened.metadata.num_rows
+            columns = columns or _columns(schema, str(file))
+            missing = sorted(set(columns) - set(schema.names))
+            if missing:
+                raise DataError(f"{file} lacks the column {missing[0]!r}; it has {', '.join(schema.names)}")
     if columns is None:
         raise DataError(f"{root} has no parquet files")
-    return _from_tables(str(root), tables, columns, root, resize, only)
+    wanted = {key: files for key, files in named.items() if reading.only is None or key in (reading.only, "all")}
+    decoded = [file for files in wanted.values() for file in files if rows[file]]
+
+    def first() -> Item:
+        with _readable(decoded[0]), pq.ParquetFile(decoded[0]) as opened:
+            batch = next(opened.iter_batches(batch_size=1, columns=[columns[0]]))
+            return _items(pa.Table.from_batches([batch]), columns[0], root)[0]
+
+    streams = reading.streams(sum(rows[file] for file in decoded), first)
+    for key, files in named.items():
+        if streams and key in wanted:
+            pieces[key] = _mapped(files, columns, rows)
+            continue
+        pieces[key] = []
+        for file in files:
+            with _readable(file):
+                table = pq.read_table(file, columns=list(columns if key in wanted else columns[1:]))
+            pieces[key].append(_Piece(str(file), table))
+    return _from_pieces(str(root), pieces, columns, root, reading, streams)
 
 
-def hub(name: str, resize: Resize | None, only: str | None) -> Data:
+def hub(name: str, reading: Reading) -> Data:
     """A data set on the Hugging Face hub, by id, through `datasets` and its cache. Its code is never run."""
     datasets = _datasets()
     try:
@@ -70,15 +119,39 @@ def hub(name: str, resize: Resize | None, only: str | None) -> Data:
         raise DataError(
             f"no folder {name!r} here, and the hub did not give a data set of that id: {type(error).__name__}: {reason}"
         ) from error
-    parts = _parts({_part_word(Path(key)): [key] for key in found})
-    tables = {
-        key: [(f"{name} {split}", found[split].with_format("arrow")[:]) for split in splits]
-        for key, splits in parts.items()
+    pieces = {
+        key: [_Piece(f"{name} {split}", found[split].with_format("arrow")[:], found[split].data) for split in splits]
+        for key, splits in _parts({_part_word(Path(key)): [key] for key in found}).items()
     }
-    first = next((table for found in tables.values() for _, table in found), None)
+    first = next((piece.table for found in pieces.values() for piece in found), None)
     if first is None:
         raise DataError(f"{name} has no rows")
-    return _from_tables(name, tables, _columns(first.schema, name), Path("."), resize, only)
+    columns = _columns(first.schema, name)
+    wanted = [p for key, found in pieces.items() if reading.only in (None, key) or key == "all" for p in found]
+    count = sum(len(piece.table) for piece in wanted)
+    streams = reading.streams(
+        count, lambda: next(_items(p.table[:1], columns[0], Path("."))[0] for p in wanted if len(p.table))
+    )
+    return _from_pieces(name, pieces, columns, Path("."), reading, streams)
+
+
+def _mapped(files: list[Path], columns: tuple[str, str], rows: dict[Path, int]) -> list[_Piece]:
+    dataset = _datasets().Dataset.from_parquet([str(file) for file in files], columns=list(columns))
+    table, starts = dataset.with_format("arrow")[:], accumulate((rows[file] for file in files), initial=0)
+    return [
+        _Piece(str(file), table[start : start + rows[file]], dataset.data, start)
+        for file, start in zip(files, starts, strict=False)
+    ]
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _datasets() -> Any:
@@ -162,32 +235,40 @@ def _choose(what: str, found: list[str], preferred: tuple[str, ...], schema: Any
     raise DataError(f"{where} has {'several possible' if found else 'no'} {what} columns; its columns: {shown}")
 
 
-def _from_tables(
+def _from_pieces(
     name: str,
-    tables: dict[str, list[tuple[str, Any]]],
+    pieces: dict[str, list[_Piece]],
     columns: tuple[str, str],
     root: Path,
-    resize: Resize | None,
-    only: str | None,
+    reading: Reading,
+    streams: bool,
 ) -> Data:
     image, label = columns
-    feature = _features(next(table for found in tables.values() for _, table in found).schema).get(label)
+    feature = _features(next(piece.table for found in pieces.values() for piece in found).schema).get(label)
     class_names = tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
-    labels = {key: [_labels(table, label, place) for place, table in found] for key, found in tables.items()}
+    labels = {key: [_labels(piece.table, label, piece.place) for piece in found] for key, found in pieces.items()}
     if any(column and isinstance(column[0], str) for found in labels.values() for column in found):
         class_names = tuple(sorted({word for found in labels.values() for column in found for word in column}))
         number = {word: i for i, word in enumerate(class_names)}
         labels = {key: [[number[word] for word in column] for column in found] for key, found in labels.items()}
-    parts = {}
-    for key, found in tables.items():
-        wanted = only is None or key in (only, "all")
-        parts[key] = join(
+
+    def items(key: str, piece: _Piece) -> Sequence[Item]:
+        if reading.only not in (None, key) and key != "all":
+            return [None] * len(piece.table)
+        if streams:
+            return Rows(piece.holder, image, root, piece.start, len(piece.table))
+        return _items(piece.table, image, root)
+
+    parts = {
+        key: join(
             [
-                Listing(_items(table, image, root) if wanted else [None] * len(table), column, _rows(place))
-                for (place, table), column in zip(found, labels[key], strict=True)
+                Listing(items(key, piece), column, _rows(piece.place))
+                for piece, column in zip(found, labels[key], strict=True)
             ]
         )
-    return read(name, parts, class_names, resize, only)
+        for key, found in pieces.items()
+    }
+    return read(name, parts, class_names, reading, streams)
 
 
 def _rows(place: str) -> Callable[[int], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,16 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: "auto" (CUDA if there is one, else CPU) or any torch device. precision: autocast; weights stay float32.
+    """Where and how a training or a measurement computes. Raises InputError for what is not there.
 
-    channels_last: images and 4-D weights in NHWC. compile: `torch.compile` with static shapes. seed: order of the data,
-    augmentation, dropout. Raises InputError.
+    device          "auto" (CUDA if there is one, else CPU) or any torch device
+    precision       of autocast; weights stay float32
+    channels_last   images and 4-D weights in NHWC
+    compile         torch.compile with static shapes: a last, smaller batch is left out. torch compiles a class for
+                    eight networks of other widths and then no more: a sweep calls `torch.compiler.reset()` between
+    seed            order of the data, augmentation, dropout
+    sync_bn         batch norms see the batches of all processes (CUDA)
+    timeout         seconds to wait for the other processes
     """
 
     device: str = "auto"
@@ -34,12 +41,16 @@ class Runtime:
     channels_last: bool = False
     compile: bool = False
     seed: int = 0
+    sync_bn: bool = False
+    timeout: float = 600.0
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise InputError(f"precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
         if self.seed < 0:
             raise InputError(f"seed={self.seed} must be 0 or above")
+        if not self.timeout > 0:
+            raise InputError(f"timeout={self.timeout} must be above 0 seconds")
         if self.device != "auto":
             try:
                 device = torch.device(self.device)
@@ -50,19 +61,30 @@ class Runtime:
 
     @property
     def torch_device(self) -> torch.device:
-        """The device, with "auto" resolved."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        """The device, with "auto" resolved. Of several processes on one machine each has the GPU of its local rank."""
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        return torch.device(device)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Bring the model, in place, to the device and the layout. Returns what to call: the model, or it compiled."""
+        return self.compiled(self.settled(model))
+
+    def settled(self, model: nn.Module) -> nn.Module:
+        """The model, brought in place to the device and the layout."""
         model.to(self.torch_device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
+        return model
+
+    def compiled(self, net: nn.Module) -> nn.Module:
+        """What to call: the net, or it compiled where that is wanted."""
         if not self.compile:
-            return model
-        compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+            return net
+        compiled: nn.Module = torch.compile(net, dynamic=False)  # type: ignore[assignment]
         return compiled
 
     def move(self, batch: Any) -> Any:
@@ -96,10 +118,22 @@ class Runtime:
         python, legacy = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices):
             try:
-                random.seed(self.seed)
-                np.random.seed(self.seed % 2**32)
-                torch.manual_seed(self.seed)
+                self.reseed()
                 yield
             finally:
                 random.setstate(python)
                 np.random.set_state(legacy)
+
+    def reseed(self, *place: int) -> None:
+        """Start the global generators from the seed and a place in the training (epoch; or step and part).
+
+        What is drawn there then depends on nothing before it: a training that was cut short goes on with the same
+        numbers, and two processes draw what one draws that does their parts in turn.
+        """
+        if not place:
+            mixed = self.seed
+        else:
+            mixed = int(np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)[0]) >> 1
+        random.seed(mixed)
+        np.random.seed(mixed % 2**32)
+        torch.manual_seed(mixed)

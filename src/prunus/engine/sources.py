@@ -5,14 +5,8 @@ Each gives a `Data` with empty mean and std, which `data.load` fills in. `only` 
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import zipfile
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import resources
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.engine.decode import Item, Resize, decode
-from prunus.engine.split import Data, Split, holdout
-from prunus.errors import DataError, InputError, UnknownName
+from prunus.engine.listing import Listing, Reading, assembled, read
+from prunus.engine.split import Data, Split
+from prunus.engine.stream import Stream
+from prunus.errors import DataError, InputError
+from prunus.userfile import beside, module_of, named
 
-__all__ = [
-    "HELD_OUT",
-    "TEST_NAMES",
-    "TRAIN_NAMES",
-    "Listing",
-    "digits",
-    "factory",
-    "image_folder",
-    "join",
-    "npz",
-    "read",
-]
-
-HELD_OUT = 0.2
-"""The share of each class that becomes the test part where the source names no parts (seed 0)."""
+__all__ = ["TEST_NAMES", "TRAIN_NAMES", "digits", "factory", "image_folder", "npz"]
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
@@ -53,54 +35,13 @@ _NPZ_KEYS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The samples of one part, before decoding. `where(i)` names sample i for error messages."""
-
-    items: Sequence[Item]
-    labels: Sequence[int]
-    where: Callable[[int], str]
-
-
-def join(listings: Sequence[Listing]) -> Listing:
-    """Several listings laid end to end."""
-    starts = list(accumulate((len(listing.items) for listing in listings), initial=0))
-
-    def where(i: int) -> str:
-        which = bisect_right(starts, i) - 1
-        return listings[which].where(i - starts[which])
-
-    items = [item for listing in listings for item in listing.items]
-    return Listing(items, [label for listing in listings for label in listing.labels], where)
-
-
-def read(
-    name: str, parts: dict[str, Listing], class_names: tuple[str, ...], resize: Resize | None, only: str | None
-) -> Data:
-    """Decode the parts ("train" and "test", or one "all" that is divided here) into a Data. Raises DataError."""
-    classes = len(class_names) or 1 + max((max(part.labels, default=-1) for part in parts.values()), default=-1)
-    for part in parts.values():
-        for i, label in enumerate(part.labels):
-            if not 0 <= label < classes:
-                raise DataError(f"{part.where(i)} has label {label}, outside 0..{classes - 1}")
-    wanted = {key: part for key, part in parts.items() if only is None or key in (only, "all")}
-    joined = join(list(wanted.values()))
-    images = decode(joined.items, joined.where, resize)  # together, so that all parts get one size and colour
-    pieces = torch.split(images, [len(part.items) for part in wanted.values()])
-    splits = {
-        key: Split(piece, torch.tensor(part.labels, dtype=torch.int64))
-        for (key, part), piece in zip(wanted.items(), pieces, strict=True)
-    }
-    return _data(name, splits, classes, class_names, only)
-
-
 def digits(only: str | None = None) -> Data:
     """The bundled 8x8 handwritten digits; values 0..16 are stretched to 0..255. See assets/digits.txt."""
     with resources.files("prunus").joinpath("assets", "digits.npz").open("rb") as file, np.load(file) as arrays:
         values, labels = arrays["images"], arrays["labels"]
     images = torch.from_numpy(np.rint(values * (255 / 16)).astype(np.uint8))[:, None]
     whole = Split(images, torch.from_numpy(labels.astype(np.int64)))
-    return _data("digits", {"all": whole}, 10, tuple("0123456789"), only)
+    return assembled("digits", {"all": whole}, 10, tuple("0123456789"), only)
 
 
 def npz(path: Path, only: str | None = None) -> Data:
@@ -125,10 +66,10 @@ def npz(path: Path, only: str | None = None) -> Data:
     for key, (x, y) in found.items():
         splits[key] = _as_split(arrays[x], arrays[y], f"{path}:{x}", f"{path}:{y}")
     classes = 1 + max(int(split.labels.max()) for split in splits.values() if len(split))
-    return _data(str(path), splits, classes, (), only)
+    return assembled(str(path), splits, classes, (), only)
 
 
-def image_folder(root: Path, resize: Resize | None, only: str | None) -> Data:
+def image_folder(root: Path, reading: Reading) -> Data:
     """train/CLASS/*.png with test/ (or validation/, val/ …), or CLASS/*.png alone, which is divided 80:20 per class."""
     named = {child.name.lower(): child for child in sorted(root.iterdir()) if child.is_dir()}
     folders = {}
@@ -150,8 +91,8 @@ def image_folder(root: Path, resize: Resize | None, only: str | None) -> Data:
             raise DataError(f"{folders[key]} has the class {strange[0]!r}, which {root}'s training images do not have")
         files = [file for label in class_names for file in found.get(label, ())]
         labels = [number for number, label in enumerate(class_names) for _ in found.get(label, ())]
-        parts[key] = Listing(files, labels, [str(file) for file in files].__getitem__)
-    return read(str(root), parts, class_names, resize, only)
+        parts[key] = Listing(files, labels, lambda i, files=files: str(files[i]))  # type: ignore[misc]
+    return read(str(root), parts, class_names, reading)
 
 
 def factory(spec: str) -> Data:
@@ -169,45 +110,24 @@ def factory(spec: str) -> Data:
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise DataError(f"{spec} must return a Data or the pair (train, test), not {type(made).__name__}")
     train, test = (_as_part(part, spec) for part in made)
-    labels = [part.labels for part in (train, test) if isinstance(part, Split) and len(part)]
+    labels = [part.labels for part in (train, test) if isinstance(part, Split | Stream) and len(part)]
     classes = 1 + max((int(x.max()) for x in labels), default=-1)
     names = tuple(getattr(getattr(made[0], "dataset", None), "classes", ()))
     return Data(train, test, len(names) or classes, (), (), spec, names)
 
 
 def _called(path: Path, attribute: str, spec: str) -> Any:
-    module_spec = importlib.util.spec_from_file_location(f"prunus_user_data_{path.stem}_{abs(hash(path)):x}", path)
-    assert module_spec is not None and module_spec.loader is not None, path  # a .py file always has a loader
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses and worker processes look the module up by name
-    sys.path.insert(0, str(path.parent))  # the file may import what lies beside it
     try:
-        module_spec.loader.exec_module(module)
-        make = getattr(module, attribute, None)
-        if not callable(make):
-            own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-            raise UnknownName.of(f"factory in {path.name}", attribute, own)
-        return make()
+        with beside(path):
+            make = named(module_of(path), attribute, "factory")
+            if not callable(make):
+                raise DataError(f"{spec} is a {type(make).__name__}; it must be a function that returns the data")
+            return make()
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
         reason = (str(error).splitlines() or [""])[0]
         raise DataError(f"{spec} raised {type(error).__name__}: {reason}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-
-
-def _data(name: str, splits: dict[str, Split], classes: int, class_names: tuple[str, ...], only: str | None) -> Data:
-    if "all" in splits:
-        splits = dict(zip(("train", "test"), holdout(splits["all"], HELD_OUT), strict=True))
-    shapes = {key: tuple(split.images.shape[1:]) for key, split in splits.items() if len(split)}
-    if len(set(shapes.values())) > 1:
-        raise DataError(f"{name} has train images of {shapes['train']} and test images of {shapes['test']}")
-    channels = next(iter(shapes.values()), (3,))[0]
-    train, test = (
-        splits[key] if key in splits and only in (None, key) else Split.empty(channels) for key in ("train", "test")
-    )
-    return Data(train, test, classes, (), (), name, class_names)
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
@@ -224,7 +144,7 @@ def _as_part(part: Any, spec: str) -> Any:
     if arrays:
         images, labels = (x.numpy() if isinstance(x, Tensor) else x for x in part)
         return _as_split(images, labels, spec, spec)
-    if isinstance(part, Split) or hasattr(part, "__iter__"):
+    if isinstance(part, Split | Stream) or hasattr(part, "__iter__"):
         return part
     raise DataError(
         f"{spec} gave {type(part).__name__} for a part; allowed: Split, (images, labels), iterable of batches"
@@ -246,7 +166,11 @@ def _as_images(x: Array, where: str) -> Tensor:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise DataError(f"{where} has shape {x.shape}; needed: (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3")
     if x.dtype.kind == "f":
-        if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
+        odd = ~np.isfinite(x)
+        if odd.any():
+            at = tuple(int(i) for i in np.argwhere(odd)[0])
+            raise DataError(f"{where}[{at[0]}] holds {x[at]}; {int(odd.sum())} of its numbers are not finite")
+        if x.size and (x.min() < 0 or x.max() > 1):
             raise DataError(f"{where} holds floats outside 0..1; save it as uint8, or scale it")
         x = np.rint(x * 255)
     elif x.dtype.kind not in "iu" or (x.size and (x.min() < 0 or x.max() > 255)):

@@ -1,9 +1,9 @@
-"""Images held in memory: `Split`, the two of them that make a `Data`, and the seeded ways to divide one."""
+"""Images held in memory: `Split`; the parts that make a `Data`; and the seeded ways to divide one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from prunus.engine.augment import normalise
+from prunus.engine.stream import Stream
 from prunus.errors import DataError
 
-__all__ = ["Data", "Split", "channel_stats", "holdout", "stratified"]
+__all__ = ["Data", "Split", "channel_stats", "count_labels", "holdout", "stratified", "with_validation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,28 +50,41 @@ class Split:
 class Data:
     """A data set by name. A part that the source lacks is a `Split` of length 0.
 
-    `train` and `test` are splits in memory, or the user's own loaders (any iterable of batches), which normalise
-    themselves; then `mean` and `std` are empty and `classes` is 0 where the loaders do not say.
+    The parts are splits in memory, streams of files, or the user's own loaders (any iterable of batches), which
+    normalise themselves; then `mean` and `std` are empty and `classes` is 0 where the loaders do not say.
+
+    skipped: names of the images that do not decode and were left out, because that was asked for; a `Stream` has its
+    own list. Raises DataError for a label outside 0..classes-1.
     """
 
-    train: Split | Iterable[Any]
-    test: Split | Iterable[Any]
+    train: Split | Stream | Iterable[Any]
+    test: Split | Stream | Iterable[Any]
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    validation: Split | Stream | Iterable[Any] | None = None
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            for name in ("train", "test", "validation"):
+                part = getattr(self, name)
+                if isinstance(part, Split | Stream):
+                    _check_labels(f"{self.name}: {name}", part.labels, self.classes)
 
     def example(self, n: int = 1) -> Tensor:
         """The first `n` inputs, float (n, C, H, W), normalised: what to trace a model with."""
         for part in (self.test, self.train):
-            if not isinstance(part, Split):
+            if not isinstance(part, Split | Stream):
                 first = next(iter(part), None)
                 if first is not None:
                     x: Tensor = first[0][:n]
                     return x
             elif len(part):
-                return normalise(part.images[:n], self.mean, self.std)
+                images = part.images[:n] if isinstance(part, Split) else part.images(torch.arange(min(n, len(part))))
+                return normalise(images, self.mean, self.std)
         raise DataError(f"{self.name} has no images")
 
 
@@ -110,6 +124,33 @@ def holdout(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]
     """(rest, held), each class held out at the same fraction."""
     rest, held = stratified(split.labels, fraction, seed)
     return split.subset(rest), split.subset(held)
+
+
+def with_validation(data: Data, fraction: float, seed: int = 0) -> Data:
+    """The data with a validation part: the same fraction of each class of the train part, taken out of it.
+
+    A part that there was is replaced. Raises DataError for the user's own loaders, and where no image would be left.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"validation={fraction} must be a fraction above 0 and below 1")
+    if not isinstance(data.train, Split | Stream):
+        raise DataError(f"{data.name} gives loaders; a validation part of them must come from the same factory")
+    rest, held = stratified(data.train.labels, fraction, seed)
+    if not len(rest) or not len(held):
+        raise DataError(f"{data.name} has too few images ({len(data.train)}) for a validation part of {fraction:g}")
+    return replace(data, train=data.train.subset(rest), validation=data.train.subset(held))
+
+
+def count_labels(part: Split | Stream, classes: int = 0) -> tuple[int, ...]:
+    """How many samples each class has, in the order of the classes."""
+    return tuple(torch.bincount(part.labels, minlength=classes).tolist())
+
+
+def _check_labels(where: str, labels: Tensor, classes: int) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        i = int(wrong.nonzero()[0])
+        raise DataError(f"{where}[{i}] has label {int(labels[i])}, outside 0..{classes - 1}")
 
 
 def _describe(x: Tensor) -> str:

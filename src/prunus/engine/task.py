@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunus.errors import DataError, ExampleError, InputError
+from prunus.errors import DataError, ExampleError, InputError, UnknownName
+from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
 
-__all__ = ["Classification", "Metrics", "Task", "logits"]
+__all__ = ["Classification", "Metrics", "Task", "goodness", "logits", "task_of"]
 
 
 class Task(Protocol):
@@ -31,7 +33,11 @@ class Task(Protocol):
         """Scalars to be summed over all batches."""
 
     def metrics(self, totals: Mapping[str, float], n: int) -> Any:
-        """The sums over n samples, as what `evaluate` returns."""
+        """The sums over n samples, as what `evaluate` returns. A number, or an object whose first of the fields
+        `goodness`, `top1` says how good it is: the larger the better."""
+
+
+_METHODS = ("forward", "loss", "size", "tally", "metrics")
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy on batches (x, y), y int64 (N,).
+    """Cross-entropy on batches (x, y), y int64 (N,), or float (N, classes) where labels are mixed.
 
     aux_weight: weight of the outputs that a net gives beside the first in train mode (GoogLeNet's paper: 0.3).
     """
@@ -108,6 +114,46 @@ class Classification:
         return Metrics(100 * totals["top1"] / n, 100 * totals["top5"] / n, totals["loss"] / n, n)
 
 
+def task_of(name: str) -> Task:
+    """The task of that name: "classification", or "path/file.py:NAME" with a class or a function that needs no
+    arguments, or an object. Raises InputError where it cannot be made, or lacks a method of `Task`.
+    """
+    if name == "classification":
+        return Classification()
+    if not is_file_name(name):
+        raise UnknownName.of("task", name, ("classification", "path/file.py:Task"))
+    path, wanted = locate(name, "Task")
+    try:
+        with beside(path):
+            found = named(module_of(path), wanted, "task")
+            made = found() if isinstance(found, type) or inspect.isroutine(found) else found
+    except InputError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"{name!r} cannot be used as a task: {first_line(error)}") from error
+    missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
+    if missing:
+        raise InputError(
+            f"{name!r} gives {type(made).__name__}, which lacks {', '.join(missing)}; a task has {', '.join(_METHODS)}"
+        )
+    task: Task = made
+    return task
+
+
+def goodness(metrics: Any) -> float:
+    """How good a model is by its metrics, the larger the better: themselves, or their `goodness` or `top1`.
+
+    Raises InputError where they have none of these.
+    """
+    for found in (getattr(metrics, "goodness", None), getattr(metrics, "top1", None), metrics):
+        if isinstance(found, int | float):
+            return float(found)
+    raise InputError(
+        f"metrics of type {type(metrics).__name__} cannot be ranked; give them a number named goodness, or keep the "
+        "last epoch"
+    )
+
+
 def logits(output: Any) -> Tensor:
     """The first output of a model: a tensor, the first of a tuple, or the field `logits`."""
     if isinstance(output, tuple | list) and output:
@@ -125,6 +171,8 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 def _check(scores: Tensor, y: Tensor) -> None:
+    if y.is_floating_point() and scores.shape == y.shape:
+        return
     if scores.ndim != 2 or y.ndim != 1 or len(scores) != len(y):
         raise ExampleError(f"the model gives {tuple(scores.shape)} for labels {tuple(y.shape)}; needed: (N, classes)")
     if y.device.type == "cpu" and len(y):  # elsewhere the look would cost a synchronisation a step

@@ -77,9 +77,11 @@ def run(demo: Demo, runtime: Runtime, *, progress: bool = True, say: Callable[[s
     with _threads(example):
         model = _dense(demo, network, data, runtime, progress, say)
         say(f"pruning to {demo.target} by {demo.method}, proving the cut, fine-tuning {demo.finetune_epochs} epochs")
-        settings = job.augmented(data, "auto")
+        images = job.augmented(data, "auto")
         after = (
-            Fit(demo.finetune_epochs, demo.batch_size, demo.finetune_lr, **settings) if demo.finetune_epochs else None
+            Fit(demo.finetune_epochs, demo.batch_size, demo.finetune_lr, augment=images)
+            if demo.finetune_epochs
+            else None
         )
         outcome = job.do(model, example, cut, data=data, after=after, runtime=runtime, progress=progress)
         seconds = time.perf_counter() - start
@@ -104,7 +106,7 @@ def _dense(
         load_weights(model, demo.weights)
         return model
     say(f"training {demo.model} on {demo.data}, {demo.epochs} epochs")
-    settings = Fit(demo.epochs, demo.batch_size, demo.lr, warmup=1, **job.augmented(data, "auto"))
+    settings = Fit(demo.epochs, demo.batch_size, demo.lr, warmup=1, augment=job.augmented(data, "auto"))
     fit(model, data, settings, runtime=runtime, progress=progress)
     return model
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from prunus.plan import Plan
 
-__all__ = ["Description", "build", "read", "ready", "rebuild", "write"]
+__all__ = ["Description", "adopt", "build", "read", "ready", "rebuild", "write"]
 
 _FORMAT = "prunus-run-1"
 _RUN, _PLAN, _WEIGHTS = "run.json", "plan.json", "model.safetensors"
@@ -65,8 +66,17 @@ def write(
     # Clones, because safetensors refuses tensors that share memory; a tied weight is then stored once under each name.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / _WEIGHTS)
-    content = {"format": _FORMAT, "description": asdict(description), "results": results}
-    (folder / _RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _describe(folder, description, results)
+
+
+def adopt(folder: Path, source: Path, results: Mapping[str, object]) -> None:
+    """Write into `folder` the network of the run in `source`, with other results."""
+    description, _, weights = read(source)
+    shutil.copyfile(weights, folder / _WEIGHTS)
+    (folder / _PLAN).unlink(missing_ok=True)
+    if (source / _PLAN).exists():
+        shutil.copyfile(source / _PLAN, folder / _PLAN)
+    _describe(folder, description, results)
 
 
 def read(path: Path) -> tuple[Description, Plan | None, Path]:
@@ -127,6 +137,11 @@ def _replace_stem(model: nn.Module, channels: int) -> None:
             model.set_submodule(name, nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=bias))
             return
     raise ModelError("this model has no convolution to give another number of input channels")
+
+
+def _describe(folder: Path, description: Description, results: Mapping[str, object]) -> None:
+    content = {"format": _FORMAT, "description": asdict(description), "results": results}
+    (folder / _RUN).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _description(content: Mapping[str, object]) -> Description:

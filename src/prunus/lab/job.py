@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from prunus.errors import InputError
+from prunus.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from prunus.api import Pruned
-    from prunus.engine.config import Fit
+    from prunus.engine.config import Augment, Fit
     from prunus.engine.data import Data
     from prunus.engine.history import History
     from prunus.engine.runtime import Runtime
-    from prunus.target import Target
+    from prunus.engine.task import Task
+    from prunus.methods import Method
 
 __all__ = [
     "Accuracy",
@@ -24,35 +26,52 @@ __all__ = [
     "Outcome",
     "Width",
     "answer",
+    "attached",
     "augmented",
     "checked",
+    "configured",
     "do",
     "finetune",
     "left",
     "make",
+    "plain_metrics",
     "widths",
 ]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What shall go, in the words of `prunus.prune`."""
+    """What shall go, in the words of `prunus.prune`.
+
+    target        the budget: "macs=50%", or a table {macs = 0.5}
+    rates         removed fraction per layer: "[0.45]*7+[0.0]", or a table by layer or glob
+    rates_layout  what the entries mean: "published", the order of the papers, or "forward", that of the groups
+    keep_rule     how a width is rounded down: "exact" decimals, or "float-truncate" as in the reference nets
+    widths        exact widths of layers or groups
+    drop          residual blocks that go
+    method        what ranks the channels (see `prunus methods`)
+    options       settings of the method
+    pin           modules or globs that stay whole
+    seed          for methods that draw
+    check         prove the cut
+    """
 
     target: Target | str | None = None
     rates: str | Mapping[str, float] | None = None
     rates_layout: str = "published"
     keep_rule: str = "exact"
     widths: Mapping[str, int] | None = None
-    drop: Sequence[str] = ()
+    drop: tuple[str, ...] = ()
     method: str = "magnitude"
-    pin: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pin: tuple[str, ...] = ()
     seed: int = 0
     check: bool = True
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 on the test part, in percent; None where it was not measured."""
+    """Top-1 on the test part in percent, or what a task of the user's calls good; None where it was not measured."""
 
     before: float | None = None
     cut: float | None = None
@@ -86,15 +105,17 @@ def do(
     data: Data | None = None,
     after: Fit | None = None,
     runtime: Runtime,
+    task: Task | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Prune `model` as `cut` says, fine-tune on the train part of `data`, measure on the test part at each stage."""
     from prunus.engine.loop import evaluate
+    from prunus.engine.task import goodness
 
     def top1(net: nn.Module) -> float | None:
         if data is None:
             return None
-        return float(evaluate(net, data, runtime=runtime, progress=progress).top1)
+        return goodness(evaluate(net, data, task=task, runtime=runtime, progress=progress))
 
     if after is not None and data is None:
         raise InputError("fine-tuning needs data; give --data, or leave out --finetune-epochs")
@@ -103,17 +124,50 @@ def do(
     cut_only = top1(pruned.model)
     if after is None or data is None:
         return Outcome(pruned, Accuracy(before, cut_only), None)
-    history = finetune(pruned, data, after, runtime=runtime, progress=progress)
+    history = finetune(pruned, data, after, runtime=runtime, task=task, progress=progress)
     return Outcome(pruned, Accuracy(before, cut_only, top1(pruned.model)), history)
 
 
 def checked(cut: Cut) -> Cut:
     """`cut` with its target parsed. Refuses at once what needs neither model nor data to be refused."""
     from prunus.asked import the_target
+
+    configured(cut.method, cut.options)
+    return replace(cut, target=the_target(cut.target, cut.rates, cut.widths, cut.drop))
+
+
+def configured(name: str, options: Mapping[str, Any]) -> Method:
+    """The method of that name with settings of its own. Raises UnknownName, InputError."""
     from prunus.methods import method_of
 
-    method_of(cut.method)
-    return replace(cut, target=the_target(cut.target, cut.rates, cut.widths, cut.drop))
+    method = method_of(name)
+    if not options:
+        return method
+    from prunus.lab.schema import conform
+
+    known = {part.name: getattr(method, part.name) for part in fields(cast("Any", method))}
+    return conform(type(method), {**known, **options}, "options")
+
+
+def attached(
+    name: str,
+    options: Mapping[str, Any],
+    model: nn.Module,
+    example: Tensor,
+    target: Target | str | None,
+    epochs: int,
+    *,
+    pin: Sequence[str] = (),
+    seed: int = 0,
+) -> Any:
+    """The training part of a method on a model: a hook for `fit`. Raises InputError for a method that has none."""
+    from prunus.methods import METHODS
+
+    attach = getattr(configured(name, options), "attach", None)
+    if attach is None:
+        trains = ", ".join(known for known, (method, _) in METHODS.items() if hasattr(method, "attach"))
+        raise InputError(f"method {name!r} has no training part (those that have one: {trains})")
+    return attach(model, example, target, epochs, pin=pin, seed=seed)
 
 
 def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
@@ -125,7 +179,7 @@ def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
         model,
         example.to(place),
         cut.target,
-        cut.method,
+        configured(cut.method, cut.options),
         rates=cut.rates,
         rates_layout=cut.rates_layout,
         keep_rule=cut.keep_rule,
@@ -144,6 +198,7 @@ def finetune(
     *,
     teacher: nn.Module | None = None,
     runtime: Runtime | None = None,
+    task: Task | None = None,
     progress: bool = True,
 ) -> History:
     """Train a cut network back, in place. config: by default 10 epochs of SGD at .02, cosine, without augmentation.
@@ -156,23 +211,31 @@ def finetune(
 
     model = small.model if isinstance(small, Pruned) else small
     settings = config or Fit(epochs=10, lr=0.02)
-    return fit(model, data, settings, teacher=teacher, runtime=runtime, progress=progress)
+    return fit(model, data, settings, teacher=teacher, runtime=runtime, task=task, progress=progress)
 
 
-def augmented(data: Data, how: str) -> dict[str, Any]:
-    """The augmentation settings of `Fit`: "none", "crop", "crop-flip", or "auto".
+def augmented(data: Data, how: str) -> Augment:
+    """The usual augmentation: "none", "crop", "crop-flip", or "auto".
 
-    A crop pads by an eighth of the image's side. auto: both for colour images, none for grey ones, where a mirrored
-    image often means something else.
+    A crop pads by an eighth of the image's side; streamed images are cropped and resized at random instead. auto: both
+    for colour images, none for grey ones, where a mirrored image often means something else.
     """
-    from prunus.engine.data import Split
+    from prunus.engine.config import Augment
+    from prunus.engine.data import Split, Stream
 
+    if isinstance(data.train, Stream):
+        return Augment(scale=0.08 if how != "none" else 1.0, flip=how in ("auto", "crop-flip"))
     if how == "none" or not isinstance(data.train, Split):
-        return {"crop": 0, "flip": False}
+        return Augment()
     channels, height = data.train.images.shape[1:3]
     if how == "auto":
         how = "crop-flip" if channels == 3 else "none"
-    return {"crop": height // 8 if how != "none" else 0, "flip": how == "crop-flip"}
+    return Augment(crop=height // 8 if how != "none" else 0, flip=how == "crop-flip")
+
+
+def plain_metrics(metrics: Any) -> Any:
+    """What `evaluate` found, as JSON has it."""
+    return asdict(metrics) if is_dataclass(metrics) and not isinstance(metrics, type) else metrics
 
 
 def widths(pruned: Pruned) -> tuple[Width, ...]:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from torch import nn
 
-from prunus.errors import InputError, ModelError, UnknownName
+from prunus.errors import InputError, ModelError
+from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
 
 __all__ = ["from_file", "is_file_name"]
-
-
-def is_file_name(name: str) -> bool:
-    """Whether a model name means a Python file."""
-    return name.endswith(".py") or ".py:" in name
 
 
 def from_file(name: str, classes: int | None = None) -> nn.Module:
@@ -27,43 +21,24 @@ def from_file(name: str, classes: int | None = None) -> nn.Module:
     `classes` is passed to the factory's argument `classes` or `num_classes`. The file may import what lies beside it.
     Raises InputError, ModelError or UnknownName.
     """
-    file, colon, factory = name.rpartition(":")
-    if not colon or not factory or not file.endswith(".py"):
-        raise InputError(f"{name!r} names no factory; write path/file.py:factory")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"{name!r}: there is no file {file}")
-    make = _factory(_imported(path, name), factory, name)
-    model = _called(make, name, classes)
+    path, factory = locate(name, "factory")
+    with beside(path):
+        make = _factory(_imported(path, name), factory, name)
+        model = _called(make, name, classes)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 
 def _imported(path: Path, name: str) -> ModuleType:
-    """The file as a module. It stays in sys.modules, where dataclasses and torch.export look their module up."""
-    path = path.resolve()
-    key = f"prunus_user_file_{path.stem}_{abs(hash(path)):x}"
-    spec = importlib.util.spec_from_file_location(key, path)
-    assert spec is not None and spec.loader is not None, path  # a .py file always has a loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module
-    sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        return module_of(path)
     except Exception as error:  # the user's code may raise anything
-        del sys.modules[key]
-        raise ModelError(f"{name!r}: the file cannot be imported: {_first_line(error)}") from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+        raise ModelError(f"{name!r}: the file cannot be imported: {first_line(error)}") from error
 
 
 def _factory(module: ModuleType, factory: str, name: str) -> Callable[..., object]:
-    make = getattr(module, factory, None)
-    if make is None:
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise UnknownName.of(f"factory in {name.rpartition(':')[0]}", factory, own)
+    make = named(module, factory, "factory")
     if isinstance(make, nn.Module) or not callable(make):
         raise ModelError(
             f"{name!r} is a {type(make).__name__}; it must be a function (or class) that returns the model"
@@ -83,13 +58,8 @@ def _called(make: Callable[..., object], name: str, classes: int | None) -> obje
     try:
         signature.bind(**options)
     except TypeError as error:
-        raise ModelError(f"{name!r} cannot be called without further arguments: {_first_line(error)}") from error
+        raise ModelError(f"{name!r} cannot be called without further arguments: {first_line(error)}") from error
     try:
         return make(**options)
     except Exception as error:  # the user's code may raise anything
-        raise ModelError(f"{name!r} failed: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise ModelError(f"{name!r} failed: {first_line(error)}") from error

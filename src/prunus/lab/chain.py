@@ -1,0 +1,244 @@
+"""What each stage of a recipe does: from the folder before it to its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunus.engine.checkpoint import Checkpoints
+from prunus.engine.config import Fit
+from prunus.engine.data import Data, Split, Stream, load
+from prunus.engine.loop import evaluate, fit
+from prunus.engine.processes import join
+from prunus.engine.runtime import Runtime
+from prunus.engine.split import stratified, with_validation
+from prunus.engine.task import goodness
+from prunus.engine.watch import JsonLines, Lines, Trackers, Watcher
+from prunus.lab import folder, job
+from prunus.lab.recipe import PUBLISHED, Recipe, Source, Sparsity, only_fit
+from prunus.lab.stages import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from prunus.engine.task import Task
+    from prunus.plan import Plan
+
+__all__ = ["Bench", "baseline", "costs", "cut", "data_of", "finetune", "hooks_of", "measured", "sparsity", "start"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Metrics of the test part that choose an epoch, with the label that they bear wherever they are written."""
+
+    goodness: float
+    metrics: Any
+    selection: str = PUBLISHED
+
+    def __str__(self) -> str:
+        return f"{self.metrics} [selection: {self.selection}]"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every stage of one chain works with. The data is read when the first stage asks for it."""
+
+    recipe: Recipe
+    runtime: Runtime
+    progress: bool
+    supply: Callable[[], Data]
+
+    @property
+    def data(self) -> Data:
+        return self.supply()
+
+    @property
+    def task(self) -> Task | None:
+        """None for classification, whose label smoothing `fit` sets."""
+        from prunus.engine.task import task_of
+
+        return None if self.recipe.task == "classification" else task_of(self.recipe.task)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """One input, to trace the network with."""
+        return self.data.example()
+
+    @property
+    def description(self) -> folder.Description:
+        """The network at full size."""
+        model, data, example = self.recipe.model, self.data, self.example
+        stem = model.stem
+        if stem is None and example.ndim == 4 and example.shape[1] != 3:
+            stem = example.shape[1]
+        classes = model.classes or (None if ".py:" in model.name else data.classes or None)
+        shape = tuple(example.shape[1:])
+        mean, std = tuple(data.mean) or None, tuple(data.std) or None
+        return folder.Description(model.name, classes, shape, mean, std, self.recipe.data.resize, stem)
+
+
+def data_of(source: Source) -> Data:
+    """The data of a recipe: read, limited, divided for validation."""
+    data = load(
+        source.path,
+        mean=source.mean,
+        std=source.std,
+        resize=source.resize,
+        validation=source.validation if source.limit is None else 0.0,
+        stream=source.stream,
+        workers=source.workers,
+        skip_bad=source.skip_bad,
+    )
+    if source.limit is None:
+        return data
+    parts = {name: _limited(getattr(data, name), source.limit) for name in ("train", "test", "validation")}
+    data = replace(data, **parts)
+    return with_validation(data, source.validation) if source.validation else data
+
+
+def start(bench: Bench) -> nn.Module:
+    """The network at full size: with the recipe's weights, or with random ones of the seed."""
+    from prunus.models import load_weights
+
+    with bench.runtime.seeded():
+        model = folder.build(bench.description)
+    if bench.recipe.model.weights is not None:
+        load_weights(model, bench.recipe.model.weights)
+    return model
+
+
+def baseline(bench: Bench, upstream: Path | None, out: Path) -> None:
+    """Train the network at full size."""
+    assert bench.recipe.train is not None
+    model, description, plan = opened(bench, upstream)
+    trained(bench, model, bench.recipe.train, out, description, plan)
+
+
+def sparsity(bench: Bench, upstream: Path | None, out: Path) -> None:
+    """Train with the penalty or the gates of a method."""
+    assert bench.recipe.sparsity is not None
+    model, description, plan = opened(bench, upstream)
+    hooks = hooks_of(bench, model)
+    trained(bench, model, bench.recipe.sparsity, out, description, plan, hooks=hooks)
+
+
+def cut(bench: Bench, upstream: Path | None, out: Path) -> None:
+    """Cut, with proof."""
+    assert bench.recipe.prune is not None
+    model, description, plan = opened(bench, upstream)
+    wanted = job.checked(replace(bench.recipe.prune, seed=bench.runtime.seed))
+    pruned = job.make(model, bench.example, wanted)
+    results = job.answer(job.Outcome(pruned, job.Accuracy(), None), wanted)
+    results.pop("accuracy")
+    if join(bench.runtime).rank == 0:
+        whole = pruned.plan if plan is None else plan.then(pruned.plan)
+        folder.write(out, pruned.model, whole, description, results)
+
+
+def finetune(bench: Bench, upstream: Path | None, out: Path, *, dense: Path | None) -> None:
+    """Train what was cut. dense: where the teacher lies; None for the recipe's starting weights."""
+    section = bench.recipe.finetune
+    assert section is not None
+    model, description, plan = opened(bench, upstream)
+    teacher = opened(bench, dense)[0] if section.teacher else None
+    trained(bench, model, section, out, description, plan, teacher=teacher)
+
+
+def measured(bench: Bench, networks: Mapping[str, Path | None]) -> dict[str, Any]:
+    """The metrics of each network on the test part, in float32. None stands for the starting weights."""
+    runtime = replace(bench.runtime, precision="fp32", compile=False)
+    found = {}
+    for name, place in networks.items():
+        model = opened(bench, place)[0]
+        metrics = evaluate(model, bench.data, task=bench.task, runtime=runtime, progress=bench.progress)
+        found[name] = job.plain_metrics(metrics)
+    return found
+
+
+def costs(bench: Bench, place: Path | None) -> dict[str, int]:
+    """What the network of a stage costs, for a recipe that cuts nothing."""
+    from prunus.costs import cost
+
+    counted = cost(opened(bench, place)[0], bench.example)
+    return {kind: getattr(counted, kind) for kind in ("macs", "params", "nonzero", "bytes")}
+
+
+def hooks_of(bench: Bench, model: nn.Module) -> list[Any]:
+    """The method of [sparsity], attached to the model. Raises InputError for a method without a training part."""
+    section = bench.recipe.sparsity
+    assert isinstance(section, Sparsity)
+    cut, place = bench.recipe.prune, bench.runtime.torch_device
+    bench.runtime.settled(model)
+    return [
+        job.attached(
+            section.method,
+            section.options,
+            model,
+            bench.example.to(place),
+            section.target,
+            section.epochs,
+            pin=() if cut is None else tuple(cut.pin),
+            seed=bench.runtime.seed,
+        )
+    ]
+
+
+def opened(bench: Bench, place: Path | None) -> tuple[nn.Module, folder.Description, Plan | None]:
+    """The network that a stage left, or the one that the chain starts from."""
+    if place is None:
+        return start(bench), bench.description, None
+    description, plan, weights = folder.read(place)
+    return folder.rebuild(description, plan, weights), description, plan
+
+
+def trained(
+    bench: Bench,
+    model: nn.Module,
+    section: Fit,
+    out: Path,
+    description: folder.Description,
+    plan: Plan | None,
+    *,
+    hooks: list[Any] | None = None,
+    teacher: nn.Module | None = None,
+) -> None:
+    """Fit, from the stage's checkpoints on if there are some, and write the folder."""
+    watchers: list[Watcher] = [JsonLines(out / "metrics.jsonl")]
+    if bench.progress and not sys.stderr.isatty():  # a terminal has a bar and its lines; a log gets the lines alone
+        watchers.append(Lines())
+    if bench.recipe.trackers:
+        watchers.append(Trackers(bench.recipe.trackers, out, bench.recipe.name, asdict(section)))
+    history = fit(
+        model,
+        bench.data,
+        only_fit(section),
+        hooks=hooks or (),
+        runtime=bench.runtime,
+        task=bench.task,
+        teacher=teacher,
+        validate=partial(_published, bench) if bench.recipe.data.published else None,
+        checkpoints=Checkpoints(out / CHECKPOINTS, every=bench.recipe.checkpoint_every),
+        watchers=watchers,
+        progress=bench.progress,
+    )
+    if join(bench.runtime).rank == 0:
+        best = {} if history.best is None else {"best": history.best, "selection": bench.recipe.selection}
+        results = {"epochs": len(history), **best, "training_seconds": history.seconds}
+        folder.write(out, model, plan, description, results)
+
+
+def _published(bench: Bench, model: nn.Module) -> Published:
+    """How good a model is on the test part."""
+    metrics = evaluate(model, bench.data, task=bench.task, runtime=replace(bench.runtime, compile=False))
+    return Published(goodness(metrics), metrics)
+
+
+def _limited(part: Any, limit: int) -> Any:
+    """At most so many samples of a part, evenly of all classes, always the same ones."""
+    if not isinstance(part, Split | Stream) or len(part) <= limit:
+        return part
+    return part.subset(stratified(part.labels, limit / len(part))[1])

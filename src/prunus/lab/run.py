@@ -1,0 +1,313 @@
+"""Carry out a recipe, stage by stage: what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prunus.engine.config import Fit
+from prunus.engine.processes import One, join
+from prunus.errors import InputError, UnknownName
+from prunus.lab import chain, folder
+from prunus.lab.order import STAGES, Step, steps_of
+from prunus.lab.recipe import PUBLISHED, Recipe, load, only_fit, plain
+from prunus.lab.stages import Place, claimed, clear, conditions, finish, forget, mark, state
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunus.engine.checkpoint import Checkpoints
+    from prunus.engine.history import History
+    from prunus.engine.runtime import Runtime
+
+__all__ = ["Chain", "Done", "Finished", "run", "train"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one stage. why: of a stage that was skipped, or done again."""
+
+    name: str
+    status: Literal["ran", "reused", "skipped"]
+    why: str = ""
+    seconds: float = 0.0
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of one seed, its run folder (see `folder`), and what its run.json holds."""
+
+    seed: int
+    folder: Path
+    stages: tuple[Done, ...]
+    results: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A recipe that was carried out: a chain for each seed.
+
+    summary: for each accuracy, in percent, and for the share of macs that is left, mean and sample standard deviation
+    over the seeds (None for one seed).
+    """
+
+    recipe: Recipe
+    folder: Path
+    chains: tuple[Chain, ...]
+    summary: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Those of the first seed."""
+        return self.chains[0].results
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "recipe": self.recipe.name,
+            "selection": self.recipe.selection,
+            "folder": str(self.folder),
+            "summary": self.summary,
+            "runs": [
+                {
+                    "seed": one.seed,
+                    "folder": str(one.folder),
+                    "stages": [{k: v for k, v in vars(done).items() if k != "folder"} for done in one.stages],
+                    **{key: value for key, value in one.results.items() if key not in ("seed", "stages", "settings")},
+                }
+                for one in self.chains
+            ],
+        }
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    smoke: bool = False,
+    out: str | Path = "runs",
+    skip: Iterable[str] = (),
+    from_stage: str | None = None,
+    progress: bool = True,
+    say: Say | None = None,
+) -> Finished:
+    """Carry out a recipe below the folder `out`: its stages, and the run itself in `out`/NAME.
+
+    overrides: "train.epochs=10". smoke: the small variant. skip: stages that are left out. from_stage: it and what
+    follows is done again. A stage that was finished with the same settings, in this recipe or another, is reused; one
+    that was interrupted goes on. say: told what happens, by default on stderr.
+
+    Raises InputError for a recipe that cannot work, StorageError, ProofError, and what training raises.
+    """
+    settings = load(recipe, overrides, smoke=smoke)
+    left_out = frozenset(known_stage(name) for name in skip)
+    again = None if from_stage is None else known_stage(from_stage)
+    root = folder.ready(str(out))
+    processes = join(settings.runtime)
+    tell = teller(settings, processes, say)
+    supply = cache(lambda: chain.data_of(settings.data))
+    several = len(settings.all_seeds) > 1
+    chains = []
+    for seed in settings.all_seeds:
+        if several:
+            tell(f"seed {seed}")
+        bench = chain.Bench(settings, replace(settings.runtime, seed=seed), progress, supply)
+        place = root / settings.name / f"seed-{seed}" if several else root / settings.name
+        chains.append(one_chain(bench, root, place, left_out, again, processes, tell))
+    finished = Finished(settings, root / settings.name, tuple(chains), summarised(chains))
+    if several and processes.rank == 0:
+        text = json.dumps(finished.as_dict() | {"folder": settings.name}, indent=2)
+        (root / settings.name / "summary.json").write_text(text + "\n", encoding="utf-8")
+    return finished
+
+
+def train(
+    model: nn.Module,
+    data: Any,
+    settings: Fit | Recipe | str | Path | None = None,
+    *,
+    hooks: Sequence[Any] = (),
+    runtime: Runtime | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: bool = True,
+) -> History:
+    """Train a model in place: a baseline, or with `hooks` of `method.attach` what is to be pruned.
+
+    settings: a `Fit`, or a recipe whose [train] and [runtime] are taken. data: a `Data` or batches, see `fit`.
+    """
+    from prunus.engine.loop import fit
+
+    if settings is not None and not isinstance(settings, Fit):
+        recipe = load(settings)
+        if recipe.train is None:
+            raise InputError(f"the recipe {recipe.name} has no [train]")
+        settings, runtime = recipe.train, runtime or replace(recipe.runtime, seed=recipe.all_seeds[0])
+    config = None if settings is None else only_fit(settings)
+    return fit(model, data, config, hooks=hooks, runtime=runtime, checkpoints=checkpoints, progress=progress)
+
+
+def known_stage(name: str) -> str:
+    """The name, if there is such a stage. Raises UnknownName."""
+    if name not in STAGES:
+        raise UnknownName.of("stage", name, STAGES)
+    return name
+
+
+def teller(recipe: Recipe, processes: One, say: Say | None) -> Say:
+    """Tells people, in the first process, and labels what was chosen on the test part."""
+    label = f"  [selection: {PUBLISHED}]" if recipe.data.published else ""
+    out = say or (lambda line: print(line, file=sys.stderr))
+
+    def tell(line: str) -> None:
+        if processes.rank == 0:
+            out(line + label)
+
+    return tell
+
+
+def one_chain(
+    bench: chain.Bench, root: Path, place: Path, skip: frozenset[str], again: str | None, processes: One, tell: Say
+) -> Chain:
+    """All stages of one seed, and the run folder."""
+    steps = steps_of(bench, root, skip)
+    done: list[Done] = []
+    redo = False
+    for step in steps:
+        redo = redo or step.name == again
+        done.append(carried_out(step, redo, processes, tell))
+    settings = without_places(plain(bench.recipe))
+    keys = {step.name: step.place.key for step in steps if step.place is not None}
+    whole = Place("run", Place.below(root, "run", [keys, settings]).key, place)
+    found, wrong = state(whole)
+    if found == "done":
+        tell(f"run: up to date in {place}")
+    else:
+        if found == "damaged" and wrong != "done.json has another key":
+            tell(f"run: {wrong}; written again")
+        if processes.rank == 0:
+            with claimed(whole):
+                forget(whole)
+                assembled(bench, steps, settings, whole)
+        processes.wait()
+        tell(f"run: written to {place}")
+    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    return Chain(bench.runtime.seed, place, tuple(done), content["results"])
+
+
+def carried_out(step: Step, again: bool, processes: One, tell: Say) -> Done:
+    """Do one stage, unless it is done already."""
+    place, name = step.place, step.name
+    if place is None:
+        tell(f"{name}: skipped, {step.why}")
+        return Done(name, "skipped", step.why)
+    found, wrong = state(place)
+    processes.wait()
+    if found == "done" and not again:
+        seconds = mark(place)["seconds"]
+        tell(f"{name}: reused, done before in {seconds:.0f} s ({place.folder.name})")
+        return Done(name, "reused", "", seconds, str(place.folder))
+    why = "asked for" if again and found != "absent" else f"damaged: {wrong}" if wrong else ""
+    with claimed(place) if processes.rank == 0 else nullcontext():
+        if processes.rank == 0 and (again or found == "damaged"):
+            clear(place)
+        processes.wait()
+        resumed = found == "begun" and not again
+        tell(f"{name}: " + ("goes on, " if resumed else f"again ({why}), " if why else "") + step.what)
+        begin = time.perf_counter()
+        step.work()
+        if processes.rank == 0:
+            finish(place, conditions(begin))
+        processes.wait()
+    return Done(name, "ran", why, mark(place)["seconds"], str(place.folder))
+
+
+def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: Place) -> None:
+    """Write the run folder: the last network, the results of all stages, their metrics."""
+    begin = time.perf_counter()
+    at = {step.name: step.place for step in steps if step.place is not None}
+    networks = [name for name in at if name != "evaluate"]
+    if not networks:
+        raise InputError(
+            "no stage is left: the recipe has no [train], [sparsity], [prune] or [finetune], or all skipped"
+        )
+    results: dict[str, Any] = {
+        "recipe": bench.recipe.name,
+        "seed": bench.runtime.seed,
+        "selection": bench.recipe.selection,
+        **accuracies(at.get("evaluate")),
+    }
+    if "prune" in at:
+        results |= _run_of(at["prune"])["results"]
+    stages, written = [], ["run.json", "model.safetensors"]
+    for name, one in at.items():
+        told = {key: value for key, value in mark(one).items() if key not in ("format", "stage", "files")}
+        own = _run_of(one)["results"] if name in ("baseline", "sparsity", "finetune") else {}
+        stages.append({"name": name, **told, **own})
+        if (one.folder / "metrics.jsonl").exists():
+            written.append(f"metrics-{name}.jsonl")
+            shutil.copyfile(one.folder / "metrics.jsonl", place.folder / written[-1])
+    skipped = {step.name: step.why for step in steps if step.place is None}
+    results |= {"stages": stages, "skipped": skipped, "settings": settings}
+    folder.adopt(place.folder, at[networks[-1]].folder, results)
+    finish(place, conditions(begin), [*written, *(["plan.json"] if (place.folder / "plan.json").exists() else [])])
+
+
+def accuracies(place: Place | None) -> dict[str, Any]:
+    """Top-1 before, after the cut and at the end, in percent; and all metrics."""
+    found = {} if place is None else json.loads((place.folder / "test.json").read_text(encoding="utf-8"))
+    test = found.get("test", {})
+    top = {name: metrics.get("top1") if isinstance(metrics, dict) else metrics for name, metrics in test.items()}
+    before = top.get("before", top.get("sparse"))
+    accuracy = {"before": before, "cut": top.get("cut"), "finetuned": top.get("finetuned")}
+    if "sparse" in top:
+        accuracy["sparse"] = top["sparse"]
+    return {"accuracy": accuracy, **found}
+
+
+def summarised(chains: Sequence[Chain]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation over the seeds of what every chain has."""
+    rows = []
+    for one in chains:
+        figures = dict(one.results.get("accuracy", {}))
+        if "left" in one.results:
+            figures["macs left"] = 100 * one.results["left"]["macs"]
+        rows.append(figures)
+    found: dict[str, dict[str, float | None]] = {}
+    for name in rows[0]:
+        values = [row.get(name) for row in rows]
+        numbers = [float(value) for value in values if value is not None]
+        if len(numbers) == len(rows):
+            spread = statistics.stdev(numbers) if len(numbers) > 1 else None
+            found[name] = {"mean": statistics.mean(numbers), "sd": spread}
+    return found
+
+
+def without_places(settings: Any) -> Any:
+    """Settings in which a path from the root of the disk is only its last part: a run folder tells nothing of where it
+    was made."""
+    if isinstance(settings, Mapping):
+        return {key: without_places(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [without_places(value) for value in settings]
+    if isinstance(settings, str) and (os.path.isabs(settings) or settings.startswith("~")):
+        return re.split(r"[/\\]", settings.rstrip("/\\"))[-1]
+    return settings
+
+
+def _run_of(place: Place) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place.folder / "run.json").read_text(encoding="utf-8"))
+    return found
