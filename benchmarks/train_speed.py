@@ -1,0 +1,283 @@
+"""Training speed: precision × memory format × compile, the engine against a hand-written loop, methods, processes.
+
+    python benchmarks/train_speed.py                          # ResNet-56 at 32 x 32, batch 128
+    python benchmarks/train_speed.py --model torchvision/resnet50 --size 224 --batch 256 --gpus 1,4      # on GPUs
+
+All cases take their turns in one run, round after round, and the table has medians and ratios to the first row: times
+of different runs of this script do not compare. Minutes an epoch are for `--epoch-images` images (default: the 50,000
+of CIFAR-10; 1,281,167 of ImageNet at 224) and are projected from the measured rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from paired import between_markers
+from torch import nn
+
+import prunus
+from prunus.engine.config import Augment, Fit
+from prunus.engine.data import batches, load
+from prunus.engine.loop import fit
+from prunus.engine.runtime import Runtime
+from prunus.engine.split import Data, Split
+from prunus.methods import Slimming
+from prunus.models import resolve
+
+IMAGENET = 1_281_167
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. hand: the same in a loop written out; method: trained with its penalty; data: "synthetic" or a name."""
+
+    name: str
+    runtime: dict[str, Any] = field(default_factory=dict)
+    hand: bool = False
+    method: str = ""
+    processes: int = 1
+    data: str = "synthetic"
+
+
+FAST = {"precision": "bf16", "channels_last": True, "compile": True}
+CASES = (
+    Case("fp32 NCHW eager"),
+    Case("fp32 channels_last eager", {"channels_last": True}),
+    Case("bf16 NCHW eager", {"precision": "bf16"}),
+    Case("bf16 channels_last eager", {"precision": "bf16", "channels_last": True}),
+    Case("bf16 channels_last eager, hand-written loop", {"precision": "bf16", "channels_last": True}, hand=True),
+    Case("bf16 channels_last eager, slimming", {"precision": "bf16", "channels_last": True}, method="slimming"),
+    Case("bf16 channels_last compiled", FAST),
+    Case("bf16 channels_last compiled, hand-written loop", FAST, hand=True),
+    Case("bf16 channels_last compiled, slimming", FAST, method="slimming"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows share."""
+
+    model: str
+    size: int
+    classes: int
+    batch: int
+    steps: int
+    warm: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print the table."""
+    options = parser().parse_args(argv)
+    setting = Setting(options.model, options.size, options.classes, options.batch, options.steps, options.warm)
+    if options.worker:
+        print(json.dumps(measured(setting, Case(**json.loads(options.worker)))))
+        return 0
+    cases = [case for case in rows(options) if options.only in case.name]
+    rates: dict[str, list[float]] = {case.name: [] for case in cases}
+    for turn in range(options.rounds):
+        for case in cases:
+            rates[case.name].append(remote(setting, case, options.threads))
+            print(f"round {turn + 1}  {case.name}: {rates[case.name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
+    epoch = options.epoch_images or (IMAGENET if options.size >= 160 else 50_000)
+    text = "\n".join([head(options), *table(cases, rates, epoch)])
+    print(text)
+    if options.write:
+        place = "train_speed" if options.size < 160 else "train_speed_224"
+        options.page.write_text(between_markers(options.page.read_text("utf-8"), place, text), "utf-8")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--model", default="resnet56")
+    add("--size", type=int, default=32)
+    add("--classes", type=int, default=10)
+    add("--batch", type=int, default=128)
+    add("--steps", type=int, default=12, help="steps that one measurement takes the median of")
+    add("--warm", type=int, default=4, help="steps before it")
+    add("--rounds", type=int, default=3)
+    add("--threads", type=int, default=0, help="0: as torch chooses")
+    add("--gpus", default="", help="processes to measure beside one, such as 1,4; on a CPU always 2")
+    add("--data", default="", help="real images, as a row more: a name or folder, see `prunus train --help`")
+    add("--epoch-images", type=int, default=0)
+    add("--only", default="", help="rows whose name contains this")
+    add("--write", action="store_true", help="write the table to the page too")
+    add("--page", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md")
+    add("--worker", default="", help=argparse.SUPPRESS)
+    return made
+
+
+def rows(options: argparse.Namespace) -> list[Case]:
+    """The cases that this machine and these options allow."""
+    eager = {"precision": "bf16", "channels_last": True}
+    counts = [int(n) for n in options.gpus.split(",") if n and int(n) > 1] or ([] if torch.cuda.is_available() else [2])
+    more = [
+        Case(f"bf16 channels_last eager{', slimming' if method else ''}, {n} processes", eager, False, method, n)
+        for n in counts
+        for method in ("", "slimming")
+    ]
+    if options.data:
+        more.append(Case("bf16 channels_last compiled, real images", FAST, data=options.data))
+    return [*CASES, *more]
+
+
+def remote(setting: Setting, case: Case, threads: int) -> float:
+    """Images a second, measured in processes of their own, so that no case warms another one's caches."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.processes)]
+    words = [sys.executable, *(launch if case.processes > 1 else []), str(Path(__file__).resolve())]
+    for name, value in asdict(setting).items():
+        words += [f"--{name}", str(value)]
+    environment = dict(os.environ)
+    if threads or case.processes > 1:
+        each = max(1, (threads or torch.get_num_threads()) // (1 if torch.cuda.is_available() else case.processes))
+        environment["OMP_NUM_THREADS"] = str(each)
+    done = subprocess.run(
+        [*words, "--worker", json.dumps(asdict(case))], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{case.name} failed:\n{done.stderr[-2000:]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def measured(setting: Setting, case: Case) -> float:
+    """Images a second: the median over the steps after the warm-up."""
+    torch.manual_seed(0)
+    runtime = Runtime(**case.runtime)
+    model, data = resolve(setting.model, setting.classes), images(setting, case)
+    clock = Clock(runtime.torch_device)
+    config = Fit(1, setting.batch, 0.01, drop_last=True, augment=Augment(crop=setting.size // 8, flip=True))
+    if case.hand:
+        written_out(model, data, config, runtime, clock)
+    else:
+        hooks: list[Any] = [clock]
+        if case.method == "slimming":
+            hooks.insert(0, Slimming().attach(model, data.example()))
+        fit(model, data, config, hooks=hooks, runtime=runtime, progress=False)
+    times = clock.times[setting.warm :]
+    seconds = median(b - a for a, b in pairwise(times))
+    return setting.batch / seconds
+
+
+class Clock:
+    """A hook that notes when each step ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.times: list[float] = []
+        self.device = device
+
+    def after_step(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.times.append(time.perf_counter())
+
+
+def written_out(model: nn.Module, data: Data, config: Fit, runtime: Runtime, clock: Clock) -> None:
+    """The loop that one would write by hand, on the same batches."""
+    device, layout = runtime.torch_device, torch.channels_last if runtime.channels_last else torch.contiguous_format
+    model.to(device).to(memory_format=layout).train()
+    net: Callable[..., Any] = torch.compile(model, dynamic=False) if runtime.compile else model
+    sgd = torch.optim.SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    assert isinstance(data.train, Split)
+    feed = batches(
+        data.train,
+        batch_size=config.batch_size,
+        mean=data.mean,
+        std=data.std,
+        shuffle=True,
+        augment=config.augment,
+        drop_last=True,
+        device=device,
+        channels_last=runtime.channels_last,
+    )
+    for x, y in feed:
+        with torch.autocast(device.type, torch.bfloat16, enabled=runtime.precision == "bf16"):
+            loss = F.cross_entropy(net(x), y)
+        sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        sgd.step()
+        clock.after_step()
+
+
+def images(setting: Setting, case: Case) -> Data:
+    """Noise of the right size, held in memory; or the real images that the row names."""
+    n = (setting.warm + setting.steps + 1) * setting.batch
+    if case.data != "synthetic":
+        data = load(case.data, resize=(setting.size * 8 // 7, setting.size) if setting.size >= 160 else None)
+        assert not isinstance(data.train, Split) or len(data.train) >= n, f"{case.data} has fewer than {n} images"
+        return data
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (n, 3, setting.size, setting.size), dtype=torch.uint8, generator=g)
+    split = Split(pixels, torch.randint(0, setting.classes, (n,), generator=g))
+    return Data(split, split, setting.classes, (0.5,) * 3, (0.25,) * 3, "noise")
+
+
+def head(options: argparse.Namespace) -> str:
+    """What the figures depend on."""
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu()
+    return "\n".join(
+        (
+            f"Command: `python benchmarks/{Path(__file__).name} {' '.join(given(options))}`".replace(" `", "`"),
+            "",
+            f"- {options.model} at {options.size} x {options.size}, batch {options.batch}, SGD, random crop and flip",
+            f"- Hardware: {processor}",
+            f"- Versions: Prunus {prunus.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+            f"- {options.rounds} rounds, medians of {options.steps} steps each; seed 0",
+            "",
+        )
+    )
+
+
+def given(options: argparse.Namespace) -> list[str]:
+    """The options that are not the defaults, as they were typed."""
+    skip = {"write", "page", "worker", "data"}
+    plain = vars(parser().parse_args([]))
+    return [f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items() if k not in skip and v != plain[k]]
+
+
+def cpu() -> str:
+    """Processor and cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def table(cases: Sequence[Case], rates: dict[str, list[float]], epoch: int) -> list[str]:
+    """Medians over the rounds; ratios are medians of the rounds' ratios, which noise of the machine harms least."""
+    first = rates[cases[0].name]
+    lines = [
+        f"| | images/s | times the first row | smallest, largest ratio | minutes for {epoch:,} images (projected) |",
+        "|---|---|---|---|---|",
+    ]
+    for case in cases:
+        mine = rates[case.name]
+        ratios = [a / b for a, b in zip(mine, first, strict=True)]
+        lines.append(
+            f"| {case.name} | {median(mine):,.0f} | {median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} "
+            f"| {epoch / median(mine) / 60:.1f} |"
+        )
+    for case in cases:
+        twin = case.name.removesuffix(", hand-written loop")
+        if case.hand and twin in rates:
+            pairs = [a / b for a, b in zip(rates[twin], rates[case.name], strict=True)]
+            lines += ["", f"Engine to hand-written loop, {twin}: {median(pairs):.3f} of its speed (pairs)"]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
