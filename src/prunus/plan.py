@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import PlanError, UnknownName
-from .graph.coupling import VALUES, Attribute, Coupling, Group, Member, Zero
+from .graph.coupling import VALUES, Attribute, Coupling, Fold, Group, Member, Zero
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Plan:
 
     `kept[g]` lists the channels of `groups[g]` that stay, ascending. `fingerprint` maps each tensor of the dense model
     to its shape and dtype. `attributes` are the integers that modules remember, as linear forms of the kept widths.
+    The groups of a tuple of `links` keep the same share of their widths; `folds` are factors of softmax scales.
     """
 
     fingerprint: Mapping[str, tuple[tuple[int, ...], str]]
@@ -46,6 +49,8 @@ class Plan:
     kept: tuple[tuple[int, ...], ...]
     attributes: tuple[Attribute, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    links: tuple[tuple[int, ...], ...] = ()
+    folds: tuple[Fold, ...] = ()
 
     def __post_init__(self) -> None:
         for group, kept in zip(self.groups, self.kept, strict=True):
@@ -54,6 +59,20 @@ class Plan:
     @property
     def widths(self) -> tuple[int, ...]:
         return tuple(map(len, self.kept))
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        return tuple(group.width for group in self.groups)
+
+    def factors(self) -> dict[tuple[str, int], Floats]:
+        """For each axis (tensor, axis) of the dense model that folds scale, the factor of each entry."""
+        found: dict[tuple[str, int], Floats] = {}
+        for fold in self.folds:
+            if fold.width(self.widths) != fold.width(self.dense):
+                length = self.fingerprint[fold.tensor][0][fold.axis]
+                line = found.setdefault((fold.tensor, fold.axis), np.ones(length))
+                line[fold.positions] *= fold.factor(self.dense, self.widths)
+        return found
 
     def keep(self, group: str, kept: Sequence[int]) -> Plan:
         """The same plan with another kept list for one group."""
@@ -148,6 +167,19 @@ def check_kept(group: Group, kept: Sequence[int]) -> None:
             raise PlanError(f"group {group.name}: every one of its {group.step} blocks must keep equally many channels")
 
 
+def check_links(plan: Plan) -> None:
+    """Linked groups keep the same share of their widths. A plan is edited group by group, so `apply` asks this."""
+    inside = tuple(f"{m}." for d in plan.dropped for m in d.modules)
+    for linked in plan.links:
+        alive = [
+            g for g in linked if not inside or not all(m.tensor.startswith(inside) for m in plan.groups[g].members)
+        ]
+        for a, b in itertools.pairwise(alive):
+            if plan.widths[a] * plan.dense[b] != plan.widths[b] * plan.dense[a]:
+                told = " and ".join(f"{plan.groups[g].name} {plan.widths[g]} of {plan.dense[g]}" for g in (a, b))
+                raise PlanError(f"linked groups must keep the same share of their channels, and the plan keeps {told}")
+
+
 def plan_for(coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: Sequence[str] = ()) -> Plan:
     """The plan that keeps these channels of each group and drops these residual branches."""
     zeros = {z.path: z for z in coupling.zeros}
@@ -157,5 +189,11 @@ def plan_for(coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: 
         for r in (found[name] for name in dropped)
     )
     return Plan(
-        coupling.fingerprint, coupling.groups, tuple(tuple(map(int, k)) for k in kept), coupling.attributes, drops
+        coupling.fingerprint,
+        coupling.groups,
+        tuple(tuple(map(int, k)) for k in kept),
+        coupling.attributes,
+        drops,
+        coupling.links,
+        coupling.folds,
     )

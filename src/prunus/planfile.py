@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import PlanError
-from .graph.coupling import Attribute, Form, Group, Ints, Member, Zero
+from .graph.coupling import Attribute, Fold, Form, Group, Ints, Member, Zero
 from .plan import Dropped, Plan
 
 FORMAT = "prunus-plan-1"
@@ -27,7 +27,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {"module": a.path, "name": a.name, "place": a.place, "width": form_json(a.form)} for a in plan.attributes
         ],
         "dropped": [dropped_json(d) for d in plan.dropped],
-        "folded": [],
+        "links": [list(linked) for linked in plan.links],
+        "folded": [
+            {"tensor": f.tensor, "axis": f.axis, "positions": f.positions.tolist(), "width": form_json(f.width)}
+            for f in plan.folds
+        ],
     }
 
 
@@ -37,6 +41,7 @@ def group_json(group: Group, kept: tuple[int, ...]) -> dict[str, Any]:
         "width": group.width,
         "kept": list(kept),
         "blocks": None if group.blocks is None else group.blocks.tolist(),
+        "unit": group.unit,
         "members": [
             {"tensor": m.tensor, "axis": m.axis, "role": m.role, "positions": packed(m.positions)}
             for m in group.members
@@ -62,8 +67,6 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     try:
         if data["format"] != FORMAT:
             raise PlanError(f"this is no plan of format {FORMAT}: format is {data['format']!r}")
-        if data["folded"]:
-            raise PlanError("the plan folds factors, which this version cannot apply")
         fingerprint = {str(n): (tuple(map(whole, s)), str(dtype)) for n, (s, dtype) in data["fingerprint"].items()}
         groups = tuple(group_from(g, fingerprint) for g in data["groups"])
         return Plan(
@@ -75,6 +78,8 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
                 for a in data["attributes"]
             ),
             dropped=tuple(dropped_from(d, len(groups)) for d in data["dropped"]),
+            links=tuple(link_from(linked, len(groups)) for linked in data.get("links", [])),
+            folds=tuple(fold_from(f, fingerprint, len(groups)) for f in data["folded"]),
         )
     except PlanError:
         raise
@@ -97,7 +102,27 @@ def group_from(data: Mapping[str, Any], fingerprint: Fingerprint) -> Group:
     blocks = None if data["blocks"] is None else np.asarray(list(map(whole, data["blocks"])), np.int64)
     if blocks is not None and (blocks.shape != (width,) or blocks.min() < 0 or blocks.max() >= width):
         raise PlanError(f"the plan is malformed: the blocks of group {name} do not fit its width {width}")
-    return Group(name, width, tuple(member_from(m, width, fingerprint) for m in data["members"]), blocks)
+    unit = whole(data.get("unit", 1))
+    if unit < 1 or width % unit:
+        raise PlanError(f"the plan is malformed: group {name} of width {width} goes {unit} at a time")
+    return Group(name, width, tuple(member_from(m, width, fingerprint) for m in data["members"]), blocks, unit)
+
+
+def link_from(data: Any, groups: int) -> tuple[int, ...]:
+    linked = tuple(map(whole, data))
+    if len(set(linked)) < 2 or any(not 0 <= g < groups for g in linked):
+        raise PlanError("the plan is malformed: a link refers to a group that does not exist")
+    return linked
+
+
+def fold_from(data: Mapping[str, Any], fingerprint: Fingerprint, groups: int) -> Fold:
+    tensor, axis = str(data["tensor"]), whole(data["axis"])
+    if tensor not in fingerprint or not 0 <= axis < len(fingerprint[tensor][0]):
+        raise PlanError(f"the plan is malformed: its fingerprint has no axis {axis} of {tensor}")
+    positions = np.asarray(list(map(whole, data["positions"])), np.int64)
+    if positions.size and (positions.min() < 0 or positions.max() >= fingerprint[tensor][0][axis]):
+        raise PlanError(f"the plan is malformed: a factor lies outside {tensor}")
+    return Fold(tensor, axis, positions, form_from(data["width"], groups))
 
 
 def packed(positions: Ints) -> Any:

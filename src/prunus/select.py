@@ -82,9 +82,10 @@ class Steps:
     order: Ints
     ends: Ints
     scores: Floats
+    values: Floats  # of the channels, in that order
 
 
-NONE = Steps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+NONE = Steps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
 def removal_order(group: Group, scores: Floats) -> tuple[Ints, Floats]:
@@ -92,8 +93,8 @@ def removal_order(group: Group, scores: Floats) -> tuple[Ints, Floats]:
     order = np.argsort(scores, kind="stable").astype(np.int64)
     if group.blocks is None:
         return order, scores[order]
-    ranks = np.stack([order[group.blocks[order] == b] for b in range(group.step)], axis=1)
-    return ranks.reshape(-1), np.repeat(scores[ranks].mean(axis=1), group.step)
+    ranks = np.stack([order[group.blocks[order] == b] for b in range(group.parts)], axis=1)
+    return ranks.reshape(-1), np.repeat(scores[ranks].mean(axis=1), group.parts)
 
 
 def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
@@ -107,7 +108,47 @@ def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
     starts = np.concatenate([[0], ends]).astype(np.int64)[:-1]
     means = np.array([value[a:b].mean() for a, b in zip(starts, ends, strict=True)], np.float64)
     # Means of equal scores over steps of different size differ in the last bit; the order within a group is fixed.
-    return Steps(order, ends, np.maximum.accumulate(means) if means.size else means)
+    return Steps(order, ends, np.maximum.accumulate(means) if means.size else means, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Groups whose steps are taken together: most often one group, else linked ones. `sizes[k]` is what step k takes
+    of each group."""
+
+    groups: Ints
+    sizes: Ints  # (steps, groups)
+    scores: Floats
+    fractions: Floats  # of the dense width, gone after each step
+
+
+def units_of(coupling: Coupling, steps: Sequence[Steps], gone: frozenset[int]) -> list[Unit]:
+    """Steps that keep the same share of all linked groups; groups that went with a dropped branch take no part."""
+    sets = [tuple(g for g in linked if g not in gone) for linked in coupling.links]
+    bound = {g for linked in sets for g in linked}
+    sets += [(g,) for g in range(len(coupling.groups)) if g not in bound]
+    return [together(coupling, linked, steps) for linked in sorted(sets) if linked]
+
+
+def together(coupling: Coupling, linked: tuple[int, ...], steps: Sequence[Steps]) -> Unit:
+    """The steps that all groups of a link allow. A joint step scores the mean over its groups."""
+    widths = np.array([coupling.groups[g].width for g in linked], np.int64)
+    if len(linked) == 1:
+        mine = steps[linked[0]]
+        return Unit(np.array(linked), np.diff(mine.ends, prepend=0)[:, None], mine.scores, mine.ends / widths[0])
+    units = np.array([coupling.groups[g].unit for g in linked], np.int64)
+    taken = [steps[g].ends[steps[g].ends % u == 0] // u for g, u in zip(linked, units, strict=True)]
+    times = taken[0]
+    for other in taken[1:]:
+        times = np.intersect1d(times, other)
+    ends = times[:, None] * units
+    before = np.concatenate([np.zeros((1, len(linked)), np.int64), ends])[:-1]
+    value = np.zeros(times.size)
+    for k, g in enumerate(linked):
+        sums = np.concatenate([[0.0], np.cumsum(steps[g].values)])
+        value += (sums[ends[:, k]] - sums[before[:, k]]) / (ends[:, k] - before[:, k]) / len(linked)
+    scores = np.maximum.accumulate(value) if value.size else value
+    return Unit(np.array(linked), ends - before, scores, ends[:, 0] / widths[0])
 
 
 def check_scores(coupling: Coupling, scores: Sequence[Floats]) -> None:
@@ -145,18 +186,23 @@ def to_budget(
         NONE if i in gone else steps_of(g, s, target)
         for i, (g, s) in enumerate(zip(coupling.groups, scores, strict=True))
     ]
-    group = np.concatenate([np.full(s.ends.size, g) for g, s in enumerate(steps)]).astype(np.int64)
-    nth = np.concatenate([np.arange(s.ends.size) for s in steps]).astype(np.int64)
-    size = np.concatenate([np.diff(s.ends, prepend=0) for s in steps]).astype(np.int64)
+    units = units_of(coupling, steps, gone)
+    unit = np.concatenate([np.full(u.scores.size, k) for k, u in enumerate(units)]).astype(np.int64)
+    nth = np.concatenate([np.arange(u.scores.size) for u in units]).astype(np.int64)
     if (scope or target.scope) == "local":
-        value = np.concatenate([s.ends / g.width for g, s in zip(coupling.groups, steps, strict=True)])
+        value = np.concatenate([u.fractions for u in units])
     else:
-        value = np.concatenate([s.scores for s in steps])
-    order = np.lexsort((nth, group, value))
+        value = np.concatenate([u.scores for u in units])
+    order = np.lexsort((nth, unit, value))
+    # What each step takes of each of its groups, in the order of the steps.
+    group = [units[u].groups for u in unit[order].tolist()]
+    size = [units[u].sizes[k] for u, k in zip(unit[order].tolist(), nth[order].tolist(), strict=True)]
+    ends = np.cumsum([0, *map(len, group)])
+    flat = [np.concatenate(part).astype(np.int64) if part else np.zeros(0, np.int64) for part in (group, size)]
 
     def widths_after(taken: int) -> Ints:
-        first = order[:taken]
-        return dense - np.bincount(group[first], weights=size[first], minlength=dense.size).astype(np.int64)
+        groups, sizes = flat[0][: ends[taken]], flat[1][: ends[taken]]
+        return dense - np.bincount(groups, weights=sizes, minlength=dense.size).astype(np.int64)
 
     def fits(widths: Ints) -> bool:
         now = costs(widths)
@@ -170,27 +216,26 @@ def to_budget(
         low, high = (low, middle) if fits(widths_after(middle)) else (middle + 1, high)
     widths = widths_after(low)
     if target.fill:
-        widths = restored(widths, order[:low], group, size, fits)
+        widths = restored(widths, unit[order[:low]].tolist(), group[:low], size[:low], fits)
     return tuple(
         np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
         for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
     )
 
 
-def restored(widths: Ints, taken: Ints, group: Ints, size: Ints, fits: object) -> Ints:
-    """Give back, last taken first, each step that still fits. A group whose last step does not fit never fits again."""
+def restored(widths: Ints, units: list[int], groups: list[Ints], sizes: list[Ints], fits: object) -> Ints:
+    """Give back, last taken first, each step that still fits. A unit whose last step does not fit never fits again."""
     assert callable(fits)
-    closed: set[int] = set()
-    for step in taken[::-1].tolist():
-        g = int(group[step])
-        if g not in closed:
+    open_ = set(units)
+    for unit, group, size in zip(reversed(units), reversed(groups), reversed(sizes), strict=True):
+        if unit in open_:
             trial = widths.copy()
-            trial[g] += size[step]
+            trial[group] += size
             if fits(trial):
                 widths = trial
             else:
-                closed.add(g)
-                if len(closed) == widths.size:
+                open_.remove(unit)
+                if not open_:
                     break
     return widths
 
@@ -209,6 +254,7 @@ def impossible(limits: Mapping[str, float], least: Mapping[str, int], dense: Map
 def to_widths(coupling: Coupling, scores: Sequence[Floats], widths: Sequence[int]) -> tuple[Ints, ...]:
     """Kept channels of each group, ascending: the highest-scored `widths[g]` of it."""
     check_scores(coupling, scores)
+    widths = followed(coupling, widths)
     kept = []
     for group, score, width in zip(coupling.groups, scores, widths, strict=True):
         if not 1 <= width <= group.width:
@@ -218,3 +264,19 @@ def to_widths(coupling: Coupling, scores: Sequence[Floats], widths: Sequence[int
         order, _ = removal_order(group, score)
         kept.append(np.sort(order[group.width - width :]))
     return tuple(kept)
+
+
+def followed(coupling: Coupling, widths: Sequence[int]) -> list[int]:
+    """Widths in which groups that were left dense follow the groups that they are linked to."""
+    found = list(widths)
+    for linked in coupling.links:
+        asked = {g: found[g] for g in linked if found[g] != coupling.groups[g].width}
+        shares = {width // coupling.groups[g].unit for g, width in asked.items()}
+        if len(shares) > 1:
+            told = ", ".join(
+                f"{coupling.groups[g].name} {width} of {coupling.groups[g].width}" for g, width in asked.items()
+            )
+            raise TargetError(f"linked groups keep the same share of their channels, and these were asked for: {told}")
+        for g in linked if shares else ():
+            found[g] = min(shares) * coupling.groups[g].unit if g not in asked else found[g]
+    return found

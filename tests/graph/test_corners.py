@@ -89,7 +89,7 @@ def test_a_number_of_groups_that_follows_the_width_is_pinned_where_the_cut_netwo
     proven(model, image())
 
 
-def test_attention_scaled_by_its_size_pins_queries_and_keys() -> None:
+def test_attention_scaled_by_its_size_folds_what_is_gone_into_the_queries() -> None:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         t = tokens(s.a(x))
         q, k = s.q(t), s.k(t)
@@ -97,8 +97,9 @@ def test_attention_scaled_by_its_size_pins_queries_and_keys() -> None:
 
     model = net(forward, a=conv(3, 16), q=head(16, 10), k=head(16, 10), v=head(16, 12), h=head(12))
     coupling = prunus.trace(model, image())
-    assert "q" not in widths(coupling)
-    assert all("used as a number: div in forward" in reason(coupling, f"{name} outputs") for name in "qk")
+    assert widths(coupling) == {"a": 16, "q": 10, "v": 12}
+    assert [(f.tensor, f.axis) for f in coupling.folds] == [("q.weight", 0), ("q.bias", 0)]
+    proven(model, image())
 
 
 def test_a_list_of_numbers_pins_the_layer_it_came_from() -> None:

@@ -151,7 +151,8 @@ ROWS: dict[str, Row] = {
     ),
     # the channels of q and k are pinned: the scale of the softmax follows their width
     "sdpa": Row(
-        sequence(12, dotted, q=head(16, 10), k=head(16, 10), v=head(16, 12)), {"a": (16, 1), "v": (12, 1)}
+        sequence(12, dotted, q=head(16, 10), k=head(16, 10), v=head(16, 12)),
+        {"a": (16, 1), "q": (10, 1), "v": (12, 1)},
     ),
     "embedding": Row(
         lambda: net(lambda s, i: s.h(s.b(s.e(i)).relu().mean(1)), e=nn.Embedding(11, 8), b=head(8, 6), h=head(6)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import UnknownName
 from .labels import Axis, Book
+from .links import broken
 from .residual import Residual
 
 Ints = npt.NDArray[np.int64]
@@ -31,17 +33,23 @@ class Member:
 @dataclass(frozen=True, eq=False)
 class Group:
     """Channels that share one list of tensor axes. `blocks[c]` is the block of channel c where every block must keep
-    equally many."""
+    equally many; `unit` channels go together with channels of linked groups."""
 
     name: str
     width: int
     members: tuple[Member, ...]
     blocks: Ints | None = None
+    unit: int = 1
+
+    @property
+    def parts(self) -> int:
+        """How many blocks there are."""
+        return 1 if self.blocks is None else int(self.blocks.max()) + 1
 
     @property
     def step(self) -> int:
         """How many channels the smallest removal takes."""
-        return 1 if self.blocks is None else int(self.blocks.max()) + 1
+        return math.lcm(self.parts, self.unit)
 
     def producers(self) -> tuple[str, ...]:
         """Names of the weights whose outputs these channels are."""
@@ -80,6 +88,21 @@ class Attribute:
     form: Form
 
 
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Entries of a tensor that are multiplied by √(kept / dense) of a width: a softmax scale that follows the width of
+    a head then stays what it was."""
+
+    tensor: str
+    axis: int
+    positions: Ints
+    width: Form
+
+    def factor(self, dense: Sequence[int], kept: Sequence[int]) -> float:
+        """The factor for these widths of all groups."""
+        return math.sqrt(self.width(kept) / self.width(dense))
+
+
 @dataclass(frozen=True)
 class Zero:
     """The shape of the zero that stands for a dropped branch at module `path`: `width` on `axis`; every other axis is
@@ -115,6 +138,8 @@ class Coupling:
     samples: int
     fixed_macs: int  # of ops that have no rule of their own, all samples together
     fingerprint: Mapping[str, tuple[tuple[int, ...], str]] = field(repr=False)
+    links: tuple[tuple[int, ...], ...] = ()  # groups that keep the same share of their width
+    folds: tuple[Fold, ...] = ()
 
     def __getitem__(self, name: str) -> Group:
         """A group by its name."""
@@ -204,6 +229,7 @@ def solve(book: Book) -> tuple[Solved, dict[int, Ints]]:
         root = components(book.size, a, b)
         solved = grouped(book, root)
         blocks, more = honoured(book, solved)
+        more += broken(book, solved, blocks)
         if not more:
             return solved, blocks
         edges = [(np.arange(book.size, dtype=np.int64), root), *more]

@@ -15,8 +15,11 @@ def ties(group: Group) -> list[str]:
     for title, names in (("made by", made), ("read by", read), ("passes", other)):
         if names:
             lines.append(f"{title} {', '.join(names[:6])}" + (f", … ({len(names)} in all)" if len(names) > 6 else ""))
-    if group.step > 1:
-        lines.append(f"goes {group.step} at a time, one from each of {group.step} equal blocks")
+    if group.parts > 1:
+        each = "one" if group.step == group.parts else group.step // group.parts
+        lines.append(f"goes {group.step} at a time, {each} from each of {group.parts} equal blocks")
+    elif group.step > 1:
+        lines.append(f"goes {group.step} at a time")
     return lines
 
 
@@ -26,6 +29,8 @@ def tree(coupling: Coupling) -> str:
     for group in coupling.groups:
         lines.append(f"├─ {group.name}  {group.width}")
         lines += [f"│    {line}" for line in ties(group)]
+    for linked in coupling.links:
+        lines.append(f"linked, and keep the same share: {', '.join(coupling.groups[g].name for g in linked)}")
     if coupling.blocks:
         lines.append(f"{len(coupling.blocks)} residual blocks: {', '.join(b.name for b in coupling.blocks)}")
     lines.append(f"{len(coupling.pinned)} pinned")

@@ -43,10 +43,16 @@ def compress(plane: Tensor) -> Tensor:
     return plane
 
 
+def spelled(plane: Tensor) -> Tensor:
+    """The ids of a plane, those that repeat along an axis once."""
+    return plane[tuple(slice(None) if d in varying(plane) else slice(0, 1) for d in range(plane.dim()))]
+
+
 def vector(plane: Tensor, axis: int) -> Tensor:
     """Ids along one axis, read at position 0 of all others."""
+    axis %= plane.dim()
     for d in range(plane.dim() - 1, -1, -1):
-        if d != axis % plane.dim():
+        if d != axis:
             plane = plane.select(d, 0)
     return plane
 
@@ -93,6 +99,17 @@ class Term:
 
 
 @dataclass
+class Factor:
+    """Rows that make up for a softmax scale that follows a width: √(kept / dense) is folded into them. Where a number
+    in the code is that scale, `at` says where it was seen, and a trial cut shows whether it follows."""
+
+    rows: Tensor
+    width: Tensor
+    at: set[tuple[int, int]] = field(default_factory=set)
+    sure: bool = False
+
+
+@dataclass
 class Book:
     """What the rules say while a model is traced: ids handed out, ids united, ids pinned, demands for regularity."""
 
@@ -104,6 +121,9 @@ class Book:
     reasons: list[str] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
+    links: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)  # weight -> the entries of what is added to its rows
     counting: bool = True
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
@@ -137,10 +157,16 @@ class Book:
 
     def pin(self, ids: Tensor, why: str) -> None:
         """Forbid the removal of these ids."""
-        found = torch.unique(ids)
+        found = torch.unique(spelled(ids))
         found = found[found >= 0]
         if found.numel():
             self.pins.append((found, why))
+
+    def stays(self, ids: Tensor) -> bool:
+        """Whether every one of these ids was pinned by name."""
+        found = torch.unique(spelled(ids))
+        found = found[found >= 0]
+        return not found.numel() or bool(torch.isin(found, torch.cat([p for p, _ in self.pins] or [found[:0]])).all())
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """These ids go together, position by position. An id that meets a fixed position or a padded zero is pinned."""
@@ -161,6 +187,15 @@ class Book:
     def evenly(self, ids: Tensor) -> None:
         """Rows of ids (blocks, slots) of which equally many must stay in every row."""
         self.even.append(ids.reshape(ids.shape[0], -1).clone())
+
+    def fold(self, rows: Tensor, width: Tensor, at: tuple[int, int] | None = None) -> None:
+        """These rows may have to make up for a scale that follows a width, surely so where `at` is None."""
+        rows = torch.unique(spelled(rows))
+        found = self.folds.setdefault((int(rows[0]), rows.numel()), Factor(rows, width.clone()))
+        if at is None:
+            found.sure = True
+        else:
+            found.at.add(at)
 
     def part(self, plane: Tensor) -> None:
         """Remember what an op took of a channel axis: a cut must take the same, less what is gone."""

@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .labels import Book, Check, Label, compress, varying, vector
+from .opened import opened
+from .splits import Site, Splits, inherited
 
 Rule = Callable[["Call", Any], Any]
 
@@ -104,6 +106,7 @@ class Tracer(TorchFunctionMode):
     book: Book
     rules: Mapping[Any, Rule]
     execute: Callable[[Call], Any] | None = None
+    splits: Splits = field(default_factory=Splits)
     ops: list[Op] = field(default_factory=list)
     entered: list[Entered] = field(default_factory=list)
     unknown: dict[str, None] = field(default_factory=dict)
@@ -120,6 +123,10 @@ class Tracer(TorchFunctionMode):
         for path, module in self.model.named_modules():
             self.paths.setdefault(id(module), path)
         self.labels = WeakTensorKeyDictionary()
+        self.sources = WeakTensorKeyDictionary()
+        self.sites: list[Site] = []
+        self.split: dict[str, int] = {}  # how many splits ran in a module
+        self.failed_in: str | None = None  # the module in which an op raised or received ids in another order
         self.made: dict[str, Made] = {}
         self.failed: tuple[Tensor, ...] = ()  # operands of the op that raised
         self.stack: list[tuple[nn.Module, str, int | None]] = [(self.model, "", None)]
@@ -161,6 +168,10 @@ class Tracer(TorchFunctionMode):
                 for other in axes:
                     if other != axis:
                         self.book.tie(plane, other)
+                for mate in label.planes:
+                    if mate is not plane and axis in varying(mate):
+                        for both in (plane, mate):
+                            self.book.pin(both, "it shares an axis with other channels")
                 return plane[tuple(slice(None) if d == axis else 0 for d in range(plane.dim()))]
         return self.book.fixed(label.why, tensor.shape[axis])
 
@@ -178,6 +189,14 @@ class Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         module, path, _ = self.stack[-1]
+        inner = opened(func)
+        if inner is not None:  # a function of many ops: each is seen on its own
+            try:
+                with self:
+                    return inner(*args, **(kwargs or {}))
+            except Exception:
+                self.failed_in = self.failed_in or path
+                raise
         call = Call(func, args, kwargs or {}, module, path, self, len(self.ops))
         self.depth += 1
         try:
@@ -197,7 +216,7 @@ class Tracer(TorchFunctionMode):
         if not operands:
             return
         before = {id(t): self.labels[t] for t in operands if t in self.labels}
-        rule = self.rules.get(call.func)
+        rule = self.rules.get(call.func) or self.rules.get(op_name(call.func))
         self.note(call, operands, rule)
         if rule is None or call.kwargs.get("out") is not None:
             self.refuse(f"{call.name} in {call.path or 'forward'}", operands, results)
@@ -207,8 +226,12 @@ class Tracer(TorchFunctionMode):
         except Exception as error:  # arguments the rule was not written for: no guess, but the name of the op
             self.refuse(f"{call.name} in {call.path or 'forward'} ({type(error).__name__}: {error})", operands, results)
             return
+        if isinstance(self.book, Check) and self.book.clash is not None and self.failed_in is None:
+            self.failed_in = call.path
         if isinstance(out, Tensor):
             planes = [planes]
+            if getattr(rule, "inherits", False):
+                inherited(call, out)
         unknown = (self.label(t) for t in operands if id(t) not in self.names)
         why = next((label.why for label in unknown if not label.planes), "it is computed from fixed widths")
         for tensor, its in zip(results, planes, strict=True):

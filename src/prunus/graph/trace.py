@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -31,10 +32,13 @@ from .coupling import (
     positions_of,
     solve,
 )
+from .folds import folds_of
 from .labels import Book
+from .links import sets
 from .record import Call, Op, Tracer, op_name
 from .residual import Residual, residuals
 from .rules import table
+from .splits import Site, Splits
 
 BATCH_NORM_TRAINING = 5
 
@@ -64,6 +68,7 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
         except Exception:
             shapes = [tuple(t.shape) for t in tree_iter((call.args, call.kwargs)) if isinstance(t, Tensor)]
             tracer.failed = tuple(t for t in tree_iter((call.args, call.kwargs)) if isinstance(t, Tensor))
+            tracer.failed_in = call.path
             at.append(f"in {call.path or 'forward'}, {op_name(call.func)} on {', '.join(map(str, shapes))}")
             raise
 
@@ -126,6 +131,7 @@ class Traced:
     unknown: tuple[str, ...]
     samples: int
     passes: tuple[Pass, ...]  # in eval and in train mode
+    sites: tuple[Site, ...] = ()  # splits of a channel axis
 
     def pin(self, group: Group, why: str) -> None:
         """Keep a group of an earlier solution whole."""
@@ -149,12 +155,14 @@ class Traced:
         return found
 
 
-def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Traced:
+def observe(
+    model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = (), splits: Splits | None = None
+) -> Traced:
     """Run `model` on `example` in eval and in train mode and record what its ops demand. Changes nothing.
 
     `example` is a tensor, a tuple of positional inputs or a dict of keyword inputs. `pin` names modules or tensors
-    (globs allowed) that stay whole. Raises ExampleError where the model refuses the example, ModelError where it
-    cannot be traced.
+    (globs allowed) that stay whole. `splits` says how channel axes are split into heads and widths. Raises
+    ExampleError where the model refuses the example, ModelError where it cannot be traced.
     """
     model = traceable(unwrapped(model))
     book = Book()
@@ -162,12 +170,13 @@ def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = 
     unknown: dict[str, None] = {}
     found: tuple[Residual, ...] = ()
     passes: list[Pass] = []
+    sites: list[Site] = []
     with as_found(model), torch.no_grad():
         for training in (False, True):
             for module in model.modules():
                 module.training = training
             book.counting = not training
-            tracer = Tracer(model, book, table(), stored_statistics)
+            tracer = Tracer(model, book, table(), stored_statistics, splits or Splits())
             seeded()
             taken = len(book.parts)
             out = run(tracer, model, example)
@@ -176,11 +185,13 @@ def observe(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = 
                 for plane in tracer.label(tensor).planes:
                     book.pin(plane, "it is the model's output")
             unknown |= tracer.unknown
+            sites += tracer.sites
             if not training:
                 found = tuple(r for r in residuals(tracer.ops, tracer.entered) if replaceable(r, tracer, book))
     hold(model, book, pin)
     shared_storage(model, book)
-    return Traced(model, book, found, tuple(unknown), inputs[0].shape[0] if inputs[0].dim() else 1, tuple(passes))
+    samples = inputs[0].shape[0] if inputs[0].dim() else 1
+    return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites))
 
 
 def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
@@ -275,6 +286,11 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         fixed = form.fixed + sum(times for g, times in form.terms if g not in keep)
         return Form(fixed, tuple((keep[g], times) for g, times in form.terms if g in keep))
 
+    links = [tuple(sorted(keep[g] for g in linked)) for linked in sets(book, solved)]
+    for linked in links:
+        share = math.gcd(*(groups[g].width // groups[g].parts for g in linked))
+        for g in linked:
+            groups[g] = replace(groups[g], unit=groups[g].width // share)
     return Coupling(
         groups=unique_names(groups),
         pinned=(*pinned, *single),
@@ -286,6 +302,8 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         attributes=tuple(replace(a, form=renumbered(a.form)) for a in attributes),
         samples=traced.samples,
         fixed_macs=0,
+        links=tuple(sorted(links)),
+        folds=tuple(replace(f, width=renumbered(f.width)) for f in folds_of(book, solved)),
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in named.items()},
     )
 
@@ -302,7 +320,7 @@ def unique_names(groups: list[Group]) -> tuple[Group, ...]:
     found = []
     for k, group in enumerate(groups):
         name = group.name if names.count(group.name) == 1 else f"{group.name}:{names[:k].count(group.name)}"
-        found.append(Group(name, group.width, group.members, group.blocks))
+        found.append(replace(group, name=name))
     return tuple(found)
 
 

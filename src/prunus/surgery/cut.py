@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
-from ..plan import Dropped, Plan
+from ..plan import Dropped, Plan, check_links
 from ..state import copied, unwrapped
 
 
@@ -46,11 +46,15 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """
     model = unwrapped(model)
     check_fingerprint(model, plan.fingerprint)
+    check_links(plan)
     small = copied(model)
     for branch in plan.dropped:
         drop(small, branch, plan.widths)
     tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers(remove_duplicate=False))
     masks = plan.masks()
+    for (name, axis), factor in plan.factors().items():
+        if name in tensors:
+            tensors[name].data = folded(tensors[name].detach(), axis, factor)
     for (name, axis), mask in masks.items():
         if name in tensors and not mask.all():
             tensor = tensors[name]
@@ -79,6 +83,12 @@ def check_fingerprint(model: nn.Module, fingerprint: Mapping[str, tuple[tuple[in
     for name, (shape, _) in fingerprint.items():
         if tuple(tensors[name].shape) != shape:
             raise PlanError(f"the plan belongs to another model: {name} is {tuple(tensors[name].shape)}, not {shape}")
+
+
+def folded(tensor: Tensor, axis: int, factor: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Tensor:
+    """Entries along an axis, times their factors, in the precision and memory format of the tensor."""
+    line = torch.from_numpy(factor).to(tensor.device).reshape([-1 if d == axis else 1 for d in range(tensor.dim())])
+    return (tensor.double() * line).to(tensor.dtype)
 
 
 def gathered(tensor: Tensor, axis: int, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Tensor:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..graph.coupling import VALUES
 from ..graph.labels import Check, varying
+from ..graph.opened import opened
 from ..graph.record import SUMS, Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
@@ -28,6 +29,7 @@ DROPOUT = frozenset(
         ["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"]
     )
 )
+DROPS = 4  # the place of dropout_p in scaled dot-product attention
 LOW = {torch.float32, torch.float16, torch.bfloat16}
 
 
@@ -35,6 +37,9 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     """A call with dropout off and, on float64 copies, without casts to a lower precision."""
     if call in DROPOUT:
         return args[0]
+    if call is F.scaled_dot_product_attention:
+        args = args if len(args) <= DROPS else (*args[:DROPS], 0.0, *args[DROPS + 1 :])
+        kwargs = kwargs | {"dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
     if double:
         if call in {Tensor.float, Tensor.half, Tensor.bfloat16}:
             return args[0].double()
@@ -56,7 +61,11 @@ class Neutral(TorchFunctionMode):
         self.double = double
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return neutral(func, args, kwargs or {}, self.double)
+        inner = opened(func)
+        if inner is None:
+            return neutral(func, args, kwargs or {}, self.double)
+        with self:
+            return inner(*args, **(kwargs or {}))
 
 
 def channel_ids(plan: Plan, kept_only: bool) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
@@ -116,7 +125,7 @@ class Masking:
         return masks
 
     def zeroed(self, call: Call, tensor: Any) -> Any:
-        if isinstance(tensor, Tensor) and tensor in call.tracer.labels:
+        if isinstance(tensor, Tensor) and (tensor in call.tracer.labels or tensor is call.get(0, "input")):
             for mask in self.gone(call, tensor):
                 tensor = tensor.masked_fill(mask, 0)
         return tensor
@@ -153,6 +162,13 @@ def sums_up(mask: Masking, call: Call) -> Any:
     """Convolution, linear, matmul: removed entries read as zero."""
     kwargs = {k: mask.zeroed(call, v) for k, v in call.kwargs.items()}
     return neutral(call.func, tuple(mask.zeroed(call, a) for a in call.args), kwargs, mask.double)
+
+
+def attends(mask: Masking, call: Call) -> Any:
+    """Attention: removed entries of q, k and v read as zero, the scale stays that of the dense width."""
+    args = tuple(mask.zeroed(call, a) if i < 3 else a for i, a in enumerate(call.args))
+    kwargs = {k: mask.zeroed(call, v) if k in {"query", "key", "value"} else v for k, v in call.kwargs.items()}
+    return neutral(call.func, args, kwargs, mask.double)
 
 
 def over_last(mask: Masking, call: Call) -> Any:
@@ -239,6 +255,7 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
             ],
             sums_up,
         ),
+        (["scaled_dot_product_attention"], attends),
         (["layer_norm", "rms_norm"], over_last),
         (["group_norm"], over_groups),
         (SOFTMAX, over_axis),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -24,6 +23,7 @@ from ..graph.trace import outputs, run, stored_statistics
 from ..plan import Plan
 from ..state import as_found, call_model, copied, example_tensors, fresh, same_draws, seeded, unwrapped
 from .masked import Neutral, channel_ids, masked_tracer
+from .unfold import exact, kept_entries, unfolded
 
 TOLERANCE = 1e-8  # of the largest value of what is compared
 BATCH = 4
@@ -78,6 +78,7 @@ class Trouble:
 
     why: str
     groups: tuple[int, ...]
+    where: str | None = None  # the module in which it showed
 
 
 def trouble(small: nn.Module, plan: Plan, example: Any, training: bool = False) -> tuple[Trouble | None, Tracer]:
@@ -96,9 +97,12 @@ def trouble(small: nn.Module, plan: Plan, example: Any, training: bool = False) 
         except ExampleError as error:
             planes = [plane for t in tracer.failed for plane in tracer.label(t).planes]
             why = f"the cut network does not run {str(error).partition(': ')[2]}"
-            return Trouble(why, groups_of(plan, planes)), tracer
+            at = tracer.failed_in or (tracer.ops[-1].path if tracer.ops else None)
+            return Trouble(why, groups_of(plan, planes), at), tracer
     if check.clash:
-        return Trouble(f"the cut is not legal: {check.clash}", groups_of(plan, check.clashing)), tracer
+        return Trouble(
+            f"the cut is not legal: {check.clash}", groups_of(plan, check.clashing), tracer.failed_in
+        ), tracer
     return None, tracer
 
 
@@ -132,12 +136,27 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tole
     return proof
 
 
+def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> float:
+    """The difference of the outputs in eval mode alone, in float64."""
+    with same_draws(dense), default_dtype(torch.float64):
+        wide, narrow, sample = as_double(unwrapped(dense)), as_double(small), doubled(fresh(example))
+        exact(small, wide, narrow, plan)
+        tracer, _ = masked_tracer(wide, plan, double=True)
+        reference = ran(wide, lambda: run(tracer, wide, sample), training=False)
+        return compared(reference, ran(narrow, lambda: neutral_run(narrow, sample, True), training=False), "outputs")
+
+
+def doubled(example: Any) -> Any:
+    return tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, example)
+
+
 def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolerance: float) -> Proof:
     """The differences, whatever they are."""
     start = time.perf_counter()
     notes: list[str] = []
     wide, narrow = as_double(dense), as_double(small)
-    sample = tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, example)
+    exact(small, wide, narrow, plan)
+    sample = doubled(example)
     with default_dtype(torch.float64):
         tracer, masking = masked_tracer(wide, plan, double=True)
         reference = ran(wide, lambda: run(tracer, wide, sample), training=False)
@@ -267,7 +286,7 @@ def train_mode(
     statistics = buffer_difference(wide, narrow, masks)
     if any(note.startswith(NO_BACKWARD) for note in notes):
         return in_train, statistics, 0.0
-    return in_train, statistics, gradient_difference(wide, narrow, masks)
+    return in_train, statistics, gradient_difference(wide, narrow, plan)
 
 
 def buffer_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[str, int], Any]) -> float:
@@ -284,15 +303,16 @@ def buffer_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[s
     return max((difference(a, b, max(size, least)) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
 
 
-def gradient_difference(wide: nn.Module, narrow: nn.Module, masks: Mapping[tuple[str, int], Any]) -> float:
+def gradient_difference(wide: nn.Module, narrow: nn.Module, plan: Plan) -> float:
     """The largest difference of the gradients of kept entries, relative to the larger of the tensor's own largest
     gradient and a thousandth of the largest of all."""
+    masks = plan.masks()
     grads = {n: p.grad for n, p in wide.named_parameters() if p.grad is not None}
     largest = max((float(g.abs().max()) for g in grads.values() if g.numel()), default=0.0)
     worst = 0.0
     for name, parameter in narrow.named_parameters():
         want = kept_entries(grads[name], name, masks) if name in grads else None
-        got = parameter.grad
+        got = parameter.grad if parameter.grad is None else unfolded(parameter.grad, name, plan, masks)
         if want is None and got is None:
             continue
         if want is None or got is None:
@@ -325,15 +345,6 @@ def stepped(model: nn.Module, forward: Callable[[], Any], statistics: bool, note
             if not any(note.startswith(NO_BACKWARD) for note in notes):
                 notes.append(f"{NO_BACKWARD}: {why}")
     return [t.detach() for t in made]
-
-
-def kept_entries(tensor: Tensor, name: str, masks: Mapping[tuple[str, int], Any]) -> Tensor:
-    """Entries of a tensor of the dense model that the plan keeps."""
-    for axis in range(tensor.dim()):
-        mask = masks.get((name, axis))
-        if mask is not None:
-            tensor = tensor[(slice(None),) * axis + (torch.from_numpy(np.flatnonzero(mask)).to(tensor.device),)]
-    return tensor
 
 
 def own_dtype(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> float:

@@ -2,53 +2,180 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..graph.coupling import Coupling
-from ..graph.record import Tracer
+from ..errors import UnknownName
+from ..graph.coupling import VALUES, Coupling, Group
+from ..graph.labels import Book
+from ..graph.record import Op, Tracer
+from ..graph.splits import HEADS, NEITHER, WIDTH, Choice, Site, Splits
 from ..graph.trace import Pass, Traced, observe
 from ..plan import Plan, plan_for
 from ..select import removal_order
 from .cut import apply
 from .masked import channel_ids
-from .proof import Trouble, groups_of, trouble
+from .proof import TOLERANCE, Trouble, eval_gap, groups_of, trouble
 
 WRITTEN = "its width is written down in the code or in an attribute"
 NUMBER = "its width is used as a number"
 
 
-def settle(model: nn.Module, example: Any, pin: Sequence[str | nn.Module]) -> Coupling:
-    """Trace, then pin what a trial cut shows to be written down or computed with as a number."""
+@dataclass
+class Settling:
+    """A trace under choices for the splits, with what earlier trials pinned: by tensor, axis and entries."""
+
+    model: nn.Module
+    example: Any
+    pin: Sequence[str | nn.Module]
+    options: dict[str, list[Choice]]  # by class of module: what is still to be tried, the first one now
+    sites: Sequence[Site] = ()
+    held: list[tuple[tuple[str, str, int], Tensor, str]] = field(default_factory=list)
+
+    def traced(self) -> Traced:
+        choices = {kind: left[0] for kind, left in self.options.items()}
+        splits = Splits.of(self.sites, choices)
+        traced = observe(self.model, self.example, pin=self.pin, splits=splits)
+        for key, positions, why in self.held:
+            if key in traced.book.axes:
+                traced.book.pin(traced.book.axes[key].ids[positions], why)
+        return traced
+
+    def hold(self, traced: Traced, group: Group, why: str) -> None:
+        traced.pin(group, why)
+        for m in group.members:
+            if m.axis != VALUES:
+                self.held.append((("tensor", m.tensor, m.axis), torch.from_numpy(m.positions), why))
+
+    def next(self, found: Trouble) -> bool:
+        """Take the next choice for the modules in which a trial failed. False where none is left there."""
+        sites = [] if found.where is None else [site for site in self.sites if site.known]
+        kinds = {site.kind for site in sites if not found.where or inside(found.where, site.path)}
+        moved = [kind for kind in kinds if len(self.options.get(kind, ())) > 1]
+        for kind in moved:
+            del self.options[kind][0]
+            if self.options[kind][0].keep == NEITHER:
+                self.options[kind] = [Choice(NEITHER, why=found.why)]
+        return bool(moved)
+
+    def barren(self, traced: Traced) -> bool:
+        """Where a choice leaves nothing of a split to prune, take the next one. False where none is left."""
+        channels = traced.channels(traced.coupling())
+        free = {s.kind for s in traced.sites if bool((channels[s.ids.clamp(min=0)] >= 0).any())}
+        moved = [
+            kind
+            for kind, left in self.options.items()
+            if kind not in free and len(left) > 1 and left[1].keep != NEITHER and left[0].keep != NEITHER
+        ]
+        for kind in moved:
+            del self.options[kind][0]
+        return bool(moved)
+
+
+def inside(path: str, module: str) -> bool:
+    """Whether an op of the module `path` ran for `module`."""
+    return path == module or not module or path.startswith(module + ".")
+
+
+def settle(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], attention: str = HEADS) -> Coupling:
+    """Trace, then pin what a trial cut shows to be written down or computed with as a number.
+
+    `attention` says what goes first where an attention allows both: "heads" or "width" (the same slots of each head).
+    """
     traced = observe(model, example, pin=pin)
+    kinds = dict.fromkeys(site.kind for site in traced.sites if site.known)
+    now = Settling(model, example, pin, {kind: choices(attention) for kind in kinds}, traced.sites)
+    if kinds:
+        traced = now.traced()
+        while now.barren(traced):
+            traced = now.traced()
     coupling = traced.coupling()
-    while coupling.groups and (found := trial(traced, coupling, example)):
-        for g in found.groups or range(len(coupling.groups)):
-            traced.pin(coupling.groups[g], found.why)
+    while coupling.groups and (found := trial(traced, coupling, example) or differs(traced, example)):
+        if now.next(found):
+            traced = now.traced()
+            while now.barren(traced):
+                traced = now.traced()
+        else:
+            for g in found.groups or near(coupling, found.where):
+                now.hold(traced, coupling.groups[g], found.why)
         coupling = traced.coupling()
-    return coupling
+    return traced.coupling() if any(factor.sure for factor in traced.book.folds.values()) else coupling
+
+
+def choices(attention: str) -> list[Choice]:
+    """What is tried for an attention, in this order; the wish first, and first without a link to the stream."""
+    if attention not in (HEADS, WIDTH):
+        raise UnknownName.of("attention", attention, (HEADS, WIDTH))
+    order = (HEADS, WIDTH) if attention == HEADS else (WIDTH, HEADS)
+    tried = [Choice(keep, linked) for keep in order for linked in (False, True)]
+    return [*tried, Choice(NEITHER)]
+
+
+def near(coupling: Coupling, where: str | None) -> Sequence[int]:
+    """Groups with entries in the module in which a trial failed, else in the one around it, else all."""
+    path = where
+    while path:
+        found = [g for g, group in enumerate(coupling.groups) if any(inside(m.tensor, path) for m in group.members)]
+        if found:
+            return found
+        path = path.rpartition(".")[0]
+    return range(len(coupling.groups))
 
 
 def trial(traced: Traced, coupling: Coupling, example: Any) -> Trouble | None:
-    """Take the smallest step from every group, run the result in both modes and hold it against the dense run."""
-    kept = []
-    for group in coupling.groups:
-        order, _ = removal_order(group, np.zeros(group.width))
-        kept.append(np.sort(order[group.step if group.step < group.width else 0 :]))
-    plan = plan_for(coupling, kept)
-    small = apply(traced.model, plan)
+    """Take the smallest steps, run the result and hold it against the dense run."""
     channels = traced.channels(coupling)
-    for training, dense in enumerate(traced.passes):
+    for cut in cuts(traced, coupling, channels):
+        found = cut_trial(traced, coupling, channels, example, cut)
+        if found:
+            return found
+    return None
+
+
+def cuts(traced: Traced, coupling: Coupling, channels: Tensor) -> Iterator[frozenset[int]]:
+    """The sets of groups that trials cut: all; and where channel axes are split into heads, so many that any two groups
+    (or links) are told apart, since code that mixes them up may run as long as both shrink alike."""
+    everything = frozenset(range(len(coupling.groups)))
+    yield everything
+    if not any(site.known for site in traced.sites):
+        return
+    units = [frozenset(linked) for linked in coupling.links]
+    units += [frozenset([g]) for g in sorted(everything.difference(*units))]
+    for bit in range((len(units) - 1).bit_length()):
+        yield frozenset(g for k, unit in enumerate(units) if k >> bit & 1 for g in unit)
+
+
+def cut_trial(
+    traced: Traced, coupling: Coupling, channels: Tensor, example: Any, cut: frozenset[int]
+) -> Trouble | None:
+    """Cut some groups by one step and run the result: in both modes where all are cut, else in eval mode."""
+    plan = step_plan(coupling, cut)
+    small = apply(traced.model, plan)
+    for training, dense in enumerate(traced.passes[: 2 if len(cut) == len(coupling.groups) else 1]):
         found, tracer = trouble(small, plan, example, bool(training))
         if found:
-            return Trouble(f"{WRITTEN}: {found.why}", found.groups)
-        for other in (*sliced(dense, tracer, channels, plan), *computed(dense, tracer, plan)):
+            return replace(found, why=f"{WRITTEN}: {found.why}")
+        for other in (*sliced(dense, tracer, channels, plan), *computed(traced, training, tracer, channels, plan)):
             return other
     return None
+
+
+def step_plan(coupling: Coupling, cut: frozenset[int] | None = None) -> Plan:
+    """The plan that takes the smallest step from every group, or from some."""
+    kept = []
+    for g, group in enumerate(coupling.groups):
+        if cut is not None and g not in cut:
+            kept.append(np.arange(group.width))
+            continue
+        order, _ = removal_order(group, np.zeros(group.width))
+        kept.append(np.sort(order[group.step if group.step < group.width else 0 :]))
+    return plan_for(coupling, kept)
 
 
 def sliced(dense: Pass, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[Trouble]:
@@ -58,17 +185,49 @@ def sliced(dense: Pass, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[T
         return
     for before, after in zip(dense.parts, cut.book.parts, strict=True):
         want = torch.where(before >= 0, channels[before.clamp(min=0)], -2).reshape(-1)
+        if not bool((want >= 0).any() | (after >= 0).any()):
+            continue
         stays = (want < 0) | ~removed[want.clamp(min=0)]
         want, got = want[stays], after.reshape(-1)
         if want.shape != got.shape or not torch.equal(want.clamp(min=-2), got.clamp(min=-2)):
             yield Trouble(f"{WRITTEN}: a part of fixed size is taken of it", groups_of(plan, [want, got]))
 
 
-def computed(dense: Pass, cut: Tracer, plan: Plan) -> Iterator[Trouble]:
-    """Numbers that an op computes with must not depend on the widths."""
+def computed(traced: Traced, training: int, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[Trouble]:
+    """Numbers that an op computes with must not depend on the widths, unless they are softmax scales that the rows of
+    a weight can make up for."""
+    dense = traced.passes[training]
     if [op.name for op in dense.ops] != [op.name for op in cut.ops]:
         return
-    for before, after in zip(dense.ops, cut.ops, strict=True):
-        if before.numbers != after.numbers:
+    _, removed = channel_ids(plan, kept_only=True)
+    for index, (before, after) in enumerate(zip(dense.ops, cut.ops, strict=True)):
+        if before.numbers != after.numbers and not (
+            before.name == after.name and scales(traced.book, (training, index), before, after, channels, removed)
+        ):
             where = f"{after.name} in {after.path or 'forward'}"
-            yield Trouble(f"{NUMBER}: {where} computes with it", groups_of(plan, after.planes))
+            yield Trouble(f"{NUMBER}: {where} computes with it", groups_of(plan, after.planes), after.path)
+
+
+def scales(book: Book, at: tuple[int, int], before: Op, after: Op, channels: Tensor, removed: Tensor) -> bool:
+    """Whether a number that differs between the dense and the cut run is a softmax scale that follows a width, and
+    rows of a weight can make up for it. They do from now on."""
+    for factor in book.folds.values():
+        if at in factor.at and len(before.numbers) == len(after.numbers) == 1 and after.numbers[0]:
+            mine = channels[factor.width.clamp(min=0)]
+            stays = (factor.width < 0) | (mine < 0) | ~removed[mine.clamp(min=0)]
+            want = math.sqrt(int(stays.sum()) / stays.numel())
+            ratio = before.numbers[0] / after.numbers[0]
+            if math.isclose(1 / ratio if "div" in before.name else ratio, want, rel_tol=1e-9):
+                factor.sure = True
+                return True
+    return False
+
+
+def differs(traced: Traced, example: Any) -> Trouble | None:
+    """Where attention is cut, one step of every group is held against the masked network before it is promised."""
+    coupling = traced.coupling()
+    if not coupling.folds and not any(site.known for site in traced.sites):
+        return None
+    plan = step_plan(coupling)
+    gap = eval_gap(traced.model, apply(traced.model, plan), plan, example)
+    return None if gap <= TOLERANCE else Trouble("the cut network differs from the masked one", (), "")

@@ -1,4 +1,4 @@
-"""The table of rules, keyed by the function objects that torch calls."""
+"""The table of rules, keyed by the function objects that torch calls, or by name where the op is a library's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..record import Rule
-from . import layout, mixing, norms, pointwise
+from . import detection, layout, mixing, norms, pointwise
 
 PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch._C._VariableFunctions)
 
@@ -40,6 +40,9 @@ def table() -> Mapping[Any, Rule]:
         (pointwise.LIKE, pointwise.like),
         (pointwise.DRAWN, pointwise.drawn),
         (pointwise.FRESH, pointwise.fresh),
+        (["where"], detection.where),
+        (["nonzero", "argwhere"], detection.places),
+        (detection.LOSSES, detection.loss),
         (["prelu"], pointwise.prelu),
         (["glu"], pointwise.glu),
         (["copy"], pointwise.assign),
@@ -66,4 +69,5 @@ def table() -> Mapping[Any, Rule]:
         rules[getattr(Tensor, name).__get__] = layout.replay if name in {"T", "mT", "H", "mH"} else pointwise.like
     rules[Tensor.to] = pointwise.like
     rules[take] = mixing.taken
+    rules |= detection.BY_NAME
     return MappingProxyType(rules)

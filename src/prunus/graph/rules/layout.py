@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..labels import ZERO, compress, resized, spread, varying
+from ..labels import ZERO, compress, resized, spelled, spread, varying
 from ..record import Call
+from ..splits import Source, carried, chained, split, written
 from .pointwise import join
 
 FIXED_PLACE = "it is sliced at a fixed place"
@@ -25,7 +27,22 @@ def replay(call: Call, out: Tensor) -> list[Tensor]:
     func = torch.reshape if call.func is Tensor.view else call.func
     if func is torch.reshape:  # planes need not be contiguous where their tensor is
         rest, named = (out.shape,), {}
-    return [regular(call, plane, compress(func(plane, *rest, **named))) for plane in call.label(x).planes]
+    source = carried(call, x, out, lambda plane: func(plane, *rest, **named))
+    planes = [regular(call, p, compress(func(p, *rest, **named)), source, out) for p in call.label(x).planes]
+    for plane in planes:
+        written(call, plane)
+    return apart(call, planes)
+
+
+def apart(call: Call, planes: list[Tensor]) -> list[Tensor]:
+    """Where axes became one, channels that are pinned anyway give way to others that run along it."""
+    for axis in {d for p in planes for d in varying(p)} if len(planes) > 1 else ():
+        mine = [p for p in planes if axis in varying(p)]
+        if len(mine) > 1:
+            free = [p for p in mine if not call.book.stays(p)] or mine[:1]
+            gone = [p for p in mine if not any(p is q for q in free)]
+            planes = [p for p in planes if not any(p is q for q in gone)]
+    return planes
 
 
 def refused(call: Call, x: Tensor) -> list[Tensor]:
@@ -33,13 +50,15 @@ def refused(call: Call, x: Tensor) -> list[Tensor]:
     return []
 
 
-def regular(call: Call, before: Tensor, after: Tensor) -> Tensor:
-    """Where one axis became several, tie the positions that differ only in the outer ones."""
+def regular(call: Call, before: Tensor, after: Tensor, source: Source | None, out: Tensor) -> Tensor:
+    """Where one axis became several, positions stay apart along one of them and are tied along the others."""
     axes = varying(after)
     if len(axes) > max(1, len(varying(before))):
-        for axis in axes[:-1]:
-            call.book.tie(after, axis)
-            after = after.narrow(axis, 0, 1).expand(after.shape)
+        free = split(call, after, axes, source, out)
+        for axis in axes:
+            if axis != free:
+                call.book.tie(after, axis)
+                after = after.narrow(axis, 0, 1).expand(after.shape)
     return after
 
 
@@ -71,15 +90,27 @@ def pieces(call: Call, out: Any) -> Any:
         for its, piece in zip(results, call.func(plane, *rest, **named), strict=True):
             its.append(compress(piece))
             call.book.part(its[-1])
+
+    def piece_of(plane: Tensor, k: int) -> Tensor:
+        taken: Tensor = call.func(plane, *rest, **named)[k]
+        return taken
+
+    for k, piece in enumerate(out):
+        carried(call, x, piece, functools.partial(piece_of, k=k))
     return results
 
 
 def index(call: Call, out: Tensor) -> list[Tensor]:
     """`x[...]`, `narrow`, `select`: on a channel axis only equal parts may be taken, and no fixed entries."""
     x, planes = call.args[0], []
+    if out.numel() and not any(isinstance(t, Tensor) for t in tree_iter(call.args[1:])):
+        carried(call, x, out, lambda plane: call.func(plane, *call.args[1:], **call.kwargs))
     for plane in call.label(x).planes:
         if any(isinstance(t, Tensor) and t.dtype == torch.bool for t in tree_iter(call.args[1:])):
             call.book.pin(plane, "it is selected by a mask of values")
+            continue
+        if not out.numel():
+            call.book.pin(plane, "nothing is taken of it, so nothing shows what follows from it")
             continue
         after = compress(call.func(plane, *call.args[1:], **call.kwargs))
         call.book.part(after)
@@ -91,7 +122,7 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
 
 def partial(call: Call, before: Tensor, after: Tensor) -> None:
     """What taking a part of a channel axis demands of it."""
-    taken, had = torch.unique(after), torch.unique(before)
+    taken, had = torch.unique(spelled(after)), torch.unique(spelled(before))
     if taken.numel() == had.numel():
         axes = varying(after)
         if len(axes) == 1 and not torch.equal(taken, had.sort().values):
@@ -134,6 +165,8 @@ def concatenated(call: Call, out: Tensor) -> list[Tensor]:
             mine = [p for p in given if dim in varying(p)]
             rows.append(mine[0] if mine else call.book.fixed(call.label(t).why, 1).expand(shape))
         result.append(small_cat(rows, dim).expand(out.shape))
+    if not stacking:
+        chained(call, tensors, dim, out)
     return result
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..labels import along, resized, varying
+from ..labels import along, resized, varying, vector
 from ..record import Call
+from ..splits import batched, made_by, product
+from . import heads
 from .pointwise import join
 
 
@@ -55,6 +57,8 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
             book.evenly(made.reshape(groups, -1))
         book.work(call.path, call.index, positions, [made, slots])
     attributes(call, weight, nn.modules.conv._ConvNd, read, made, depthwise)
+    if not depthwise:
+        made_by(call, out, weight, bias, channel, read)
     return finish(call, x, out, bias, made, channel, [*space, channel])
 
 
@@ -106,6 +110,7 @@ def linear(call: Call, out: Tensor) -> list[Tensor]:
     if weight.dim() == 1:
         return pass_on(call, x.narrow(-1, 0, 1), out.unsqueeze(-1), [x.dim() - 1], "")
     made = call.tracer.axis(weight, 0, "out")
+    made_by(call, out, weight, bias, -1, slots)
     call.book.work(call.path, call.index, out.numel() // out.shape[-1], [made, slots])
     if belongs(call, weight, nn.Linear):
         call.book.count("attribute", call.path, 0, "in_features", slots)
@@ -123,6 +128,9 @@ def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
         return []
     shared = call.tracer.axis(a, -1, "in")
     call.book.unite(shared, call.tracer.axis(b, -2, "in"))
+    for t in (a, b):
+        batched(call, t)
+    product(call, a, out, shared)
 
     def carried(t: Tensor, axis: int) -> tuple[Tensor, list[Tensor]]:
         planes = [p.narrow(axis, 0, 1) for p in call.label(t).planes if t.dim() + axis not in varying(p)]
@@ -133,7 +141,9 @@ def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
     vectors = [shared]
     for d, plane in ((-2, rows), (-1, columns)):
         if plane is not None:
-            vectors.append(plane[tuple(slice(None) if k == len(shape) + d else 0 for k in range(len(shape)))])
+            vectors.append(vector(plane, d))
+    lead = ((p, axis) for p in planes for axis in varying(p) if axis < len(shape) - 2)
+    vectors += [vector(p, axis) for p, axis in lead][:1]
     spelled = 1
     for v in vectors:
         spelled *= v.numel()
@@ -154,29 +164,6 @@ def addmm(call: Call, out: Tensor) -> list[Tensor]:
     first, a, b = call.args[:3]
     planes = contraction(call, a, b, out)
     return join(call, out.shape, [(first, call.label(first).planes), (out, planes)])
-
-
-def attention(call: Call, out: Tensor) -> list[Tensor]:
-    """`F.scaled_dot_product_attention`: the scale follows the width of q and k, so those stay; v's width is free."""
-    q, k, v = (call.get(i, n) for i, n in enumerate(("query", "key", "value")))
-    for t in (q, k):
-        for plane in call.label(t).planes:
-            if t.dim() - 1 in varying(plane):
-                call.book.pin(plane, "the softmax scale follows the width of its head")
-            elif varying(plane):
-                call.book.pin(plane, "it runs along the heads or tokens of an attention")
-    width = call.tracer.read(v, -1)
-    lead = out.numel() // out.shape[-1]
-    fixed = call.book.fixed("the softmax scale follows the width of its head", q.shape[-1])
-    call.book.work(call.path, call.index, lead * k.shape[-2], [fixed])
-    call.book.work(call.path, call.index, lead * k.shape[-2], [width])
-    planes = []
-    for plane in call.label(v).planes:
-        if set(varying(plane)) <= {v.dim() - 1}:
-            planes.append(along(width, out.dim() - 1, out.shape))
-        else:
-            call.book.pin(plane, "it runs along the heads or tokens of an attention")
-    return planes
 
 
 def embedding(call: Call, out: Tensor) -> list[Tensor]:
@@ -209,5 +196,5 @@ def mixing_table() -> dict[str, Any]:
         **dict.fromkeys(("addmm", "baddbmm"), addmm),
         "linear": linear,
         "embedding": embedding,
-        "scaled_dot_product_attention": attention,
+        "scaled_dot_product_attention": heads.attention,
     }

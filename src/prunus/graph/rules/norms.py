@@ -37,6 +37,9 @@ def batch_norm(call: Call, out: Tensor) -> list[Tensor]:
     return list(call.label(x).planes)
 
 
+batch_norm.inherits = True  # type: ignore[attr-defined]
+
+
 def beside(call: Call, x: Tensor, axis: int) -> None:
     """Channels that do not run along the norm's own axis take part in its statistics: they stay."""
     for plane in call.label(x).planes:
@@ -58,6 +61,9 @@ def layer_norm(call: Call, out: Tensor) -> list[Tensor]:
     return list(call.label(x).planes)
 
 
+layer_norm.inherits = True  # type: ignore[attr-defined]
+
+
 def group_norm(call: Call, out: Tensor) -> list[Tensor]:
     """`F.group_norm`: equally many channels in every group."""
     x, groups = call.get(0, "input"), call.get(1, "num_groups")
@@ -77,6 +83,9 @@ def softmax(call: Call, out: Tensor) -> list[Tensor]:
     """`softmax`, `normalize`, `cosine` …: read along an axis, written along it."""
     x = call.args[0] if call.args else call.kwargs["input"]
     return list(call.label(x).planes)
+
+
+softmax.inherits = True  # type: ignore[attr-defined]
 
 
 def ordered(call: Call, out: Any) -> Any:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_iter
 
 from ..labels import ZERO, spread, varying
 from ..record import Call
+from ..splits import PROPORTIONAL, scaled
 
 
 def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[Tensor]:
@@ -42,12 +43,15 @@ def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequ
 def elementwise(call: Call, out: Any) -> Any:
     """A function of its tensor arguments at each position, with broadcasting."""
     operands = [(t, call.label(t).planes) for t in tree_iter((call.args, call.kwargs)) if isinstance(t, Tensor)]
+    if len(operands) == 1 and call.func.__name__.strip("_") in PROPORTIONAL:
+        scaled(call, operands[0][0])
     if isinstance(out, Tensor):
         return join(call, out.shape, operands)
     return [join(call, t.shape, operands) for t in tree_iter(out) if isinstance(t, Tensor)]
 
 
 elementwise.joins = True  # type: ignore[attr-defined]
+elementwise.inherits = True  # type: ignore[attr-defined]
 elementwise.computes = True  # type: ignore[attr-defined]
 
 
@@ -55,6 +59,9 @@ def like(call: Call, out: Any) -> Any:
     """The planes of the first argument, whatever the other arguments are."""
     planes = call.label(call.get(0, "input")).planes
     return list(planes) if isinstance(out, Tensor) else [list(planes) for t in tree_iter(out) if isinstance(t, Tensor)]
+
+
+like.inherits = True  # type: ignore[attr-defined]
 
 
 def drawn(call: Call, out: Any) -> Any:
@@ -99,7 +106,7 @@ frac ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh 
 leaky_relu lerp less less_equal lgamma log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor
 logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative not_equal positive pow
 rad2deg reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus
-softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc where xlogy __add__
+softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc xlogy __add__
 __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __pow__
 __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __invert__ __floordiv__ __mod__
 """.split()
