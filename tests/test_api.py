@@ -284,3 +284,23 @@ def test_inspect_prints_what_trace_finds() -> None:
     assert out.getvalue() == f"{prunus.trace(net(), EXAMPLE)}\n" == f"{found}\n"
     assert "2 groups, 28 channels" in out.getvalue() and "3  12" in out.getvalue()
     assert found["3"].width == 12 and copy.copy(found).widths == (16, 12)
+
+
+def test_attention_loses_heads_or_width() -> None:
+    from torchvision.models import VisionTransformer
+
+    def heads_and_width(attention: str) -> tuple[int, int]:
+        torch.manual_seed(0)
+        net = VisionTransformer(16, 8, 1, 4, 32, 64, num_classes=5)
+        small = prunus.prune(net, torch.randn(1, 3, 16, 16), "macs=60%", attention=attention)
+        assert small.proof is not None and small.proof.holds
+        found = small.model.get_submodule("encoder.layers.encoder_layer_0.self_attention")
+        assert isinstance(found, nn.MultiheadAttention)
+        return found.num_heads, found.head_dim
+
+    heads, width = heads_and_width("heads")
+    assert heads < 4 and width == 8
+    heads, width = heads_and_width("width")
+    assert heads == 4 and width < 8
+    with pytest.raises(PrunusError, match="unknown attention 'depth'"):
+        prunus.prune(nn.Linear(4, 4), torch.randn(1, 4), "macs=60%", attention="depth")

@@ -47,6 +47,7 @@ def prune(
     widths: Mapping[str, int] | None = None,
     drop: str | Iterable[str] = (),
     pin: str | nn.Module | Iterable[str | nn.Module] = (),
+    attention: str = "heads",
     rates_layout: str = "published",
     keep_rule: str = "exact",
     check: bool = True,
@@ -63,7 +64,8 @@ def prune(
     `example` is a tensor, a tuple of positional inputs or a dict of keyword inputs that the model accepts. Say what to
     keep by `target` ("macs=50%", see Target), or by `rates` (fractions removed, a list, its text, or by layer), or by
     `widths` (by layer); `drop` names residual blocks whose branch becomes zero. `method` ranks the channels. `pin`
-    names modules or tensors that stay whole. `check=False` skips the proof, never the replay of the kept channels.
+    names modules or tensors that stay whole; `attention` chooses what attention loses, whole "heads" or "width".
+    `check=False` skips the proof, never the replay of the kept channels.
 
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
@@ -73,7 +75,7 @@ def prune(
     not_yet(
         data=data, loss=loss, evaluate=evaluate, repair=repair, between=between, steps=None if steps == 1 else steps
     )
-    coupling = trace(dense, example, pin=pin)
+    coupling = trace(dense, example, pin=pin, attention=attention)
     check_blocks(coupling, drop)
     if not coupling.groups and not drop:
         raise nothing(coupling)
@@ -89,8 +91,14 @@ def prune(
     return cut(dense, example, coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
 
 
-def inspect(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
+def inspect(
+    model: nn.Module,
+    example: Any,
+    *,
+    pin: str | nn.Module | Iterable[str | nn.Module] = (),
+    attention: str = "heads",
+) -> Coupling:
     """Print what `trace` finds, as a tree, and return it."""
-    found = trace(model, example, pin=pin)
+    found = trace(model, example, pin=pin, attention=attention)
     print(found)
     return found

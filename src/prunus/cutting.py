@@ -56,15 +56,22 @@ def within(
     return kept, remarks(coupling, goal, [len(k) for k in kept], drop)
 
 
-def trace(model: nn.Module, example: Any, *, pin: str | nn.Module | Iterable[str | nn.Module] = ()) -> Coupling:
+def trace(
+    model: nn.Module,
+    example: Any,
+    *,
+    pin: str | nn.Module | Iterable[str | nn.Module] = (),
+    attention: str = "heads",
+) -> Coupling:
     """What is coupled in `model`: groups, what is pinned and why, unknown ops. Changes nothing.
 
     A trial cut of one step from every group shows which widths are written down as numbers; those groups are pinned
-    too. Raises ExampleError, ModelError, UnknownName.
+    too. `attention` says what goes where an attention allows both: whole "heads", or "width" (the same slots of every
+    head). Raises ExampleError, ModelError, UnknownName.
     """
     dense = the_model(model)
     check_example(example)
-    return counted(settle(dense, example, names(pin)), dense, example)
+    return counted(settle(dense, example, names(pin), attention), dense, example)
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:

@@ -65,6 +65,7 @@ def inspect_options(parser: argparse.ArgumentParser) -> None:
     """Options of `inspect`."""
     opt.add_model(parser, weights=False)
     opt.add_input(parser)
+    opt.add_attention(parser)
     parser.add_argument("--rates", action="store_true", help="number, layers and width for each entry of a rate list")
 
 
@@ -75,7 +76,7 @@ def inspect(options: argparse.Namespace) -> Reply:
     from prunus.cli.source import source
 
     given, _ = source(options)
-    coupling = trace(given.model, given.example)
+    coupling = trace(given.model, given.example, attention=options.attention)
     data = {"model": given.description.model, **coupling_data(coupling)}
     lists = rate_lists(given.model, coupling) if options.rates else []
     if options.rates:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from prunus.errors import InputError
 
 __all__ = [
+    "add_attention",
     "add_budget",
     "add_data",
     "add_input",
@@ -252,6 +253,17 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", default="magnitude", metavar="M", help="see `prunus methods` (default magnitude)")
     group.add_argument(
         "--pin", type=names, action="extend", default=[], metavar="A,B", help="modules or globs that stay whole"
+    )
+    add_attention(group)
+
+
+def add_attention(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """--attention."""
+    group.add_argument(
+        "--attention",
+        choices=("heads", "width"),
+        default="heads",
+        help="what attention loses where both can go: whole heads, or the same slots of every head (default heads)",
     )
 
 

@@ -40,6 +40,7 @@ def prune(options: argparse.Namespace) -> Reply:
         drop=options.drop,
         method=options.method,
         pin=tuple(options.pin),
+        attention=options.attention,
         seed=options.seed,
     )
     cut, where = job.checked(cut), runtime(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prunus.errors import InputError
 from prunus.target import Target
@@ -52,6 +52,7 @@ class Cut:
     method        what ranks the channels (see `prunus methods`)
     options       settings of the method
     pin           modules or globs that stay whole
+    attention     what attention loses where both can go: whole "heads", or "width" (the same slots of every head)
     seed          for methods that draw
     check         prove the cut
     """
@@ -65,6 +66,7 @@ class Cut:
     method: str = "magnitude"
     options: Mapping[str, Any] = field(default_factory=dict)
     pin: tuple[str, ...] = ()
+    attention: Literal["heads", "width"] = "heads"
     seed: int = 0
     check: bool = True
 
@@ -186,6 +188,7 @@ def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
         widths=cut.widths,
         drop=cut.drop,
         pin=cut.pin,
+        attention=cut.attention,
         seed=cut.seed,
         check=cut.check,
     )

@@ -88,9 +88,10 @@ def settle(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], atten
 
     `attention` says what goes first where an attention allows both: "heads" or "width" (the same slots of each head).
     """
+    wish = choices(attention)
     traced = observe(model, example, pin=pin)
     kinds = dict.fromkeys(site.kind for site in traced.sites if site.known)
-    now = Settling(model, example, pin, {kind: choices(attention) for kind in kinds}, traced.sites)
+    now = Settling(model, example, pin, {kind: list(wish) for kind in kinds}, traced.sites)
     if kinds:
         traced = now.traced()
         while now.barren(traced):
