@@ -36,6 +36,7 @@ ALLOWED = {
     "result": _CUT,
     "cutting": _CUT | {"asked", "result", "widths"},
     "api": _CORE,
+    "testing": _CORE | {"api"},
     "lab": _ALL,
     "cli": _ALL,
 }

@@ -56,7 +56,7 @@ _HOME = {
     "trace": "prunus.api",
     "train": "prunus.lab.run",
 }
-_MODULES = frozenset({"errors", "methods", "models"})
+_MODULES = frozenset({"errors", "methods", "models", "testing"})
 
 
 def __getattr__(name: str) -> object:

@@ -196,3 +196,14 @@ def test_a_tensor_that_a_forward_keeps_is_the_users_again() -> None:
     mine = model.last
     prunus.prune(model, image(), "channels=50%")
     assert model.last is mine
+
+
+def test_the_prunable_share_counts_ops_of_which_a_side_can_shrink() -> None:
+    # 3 -> 8 -> 4 channels at 4 x 4, then a linear layer on what is the model's output: all three ops have a free side.
+    whole = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 2))
+    assert prunus.trace(whole, torch.randn(1, 3, 4, 4)).prunable == 1.0
+    pinned = prunus.trace(whole, torch.randn(1, 3, 4, 4), pin=["1"])  # both sides of the second convolution
+    assert pinned.groups == () and pinned.prunable == 0.0
+    # pinning the first alone leaves 16 * 8 * 4 + 4 * 2 of 16 * 3 * 8 + 16 * 8 * 4 + 4 * 2
+    part = prunus.trace(whole, torch.randn(1, 3, 4, 4), pin=["0"])
+    assert abs(part.prunable - (512 + 8) / (384 + 512 + 8)) < 1e-12

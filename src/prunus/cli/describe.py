@@ -106,6 +106,7 @@ def coupling_data(coupling: Coupling) -> dict[str, Any]:
         ],
         "pinned": [{"name": pin.name, "width": pin.width, "reason": pin.reason} for pin in coupling.pinned],
         "unknown_ops": list(coupling.unknown_ops),
+        "prunable": coupling.prunable,
         "blocks": [block.name for block in coupling.blocks],
     }
 

@@ -165,6 +165,14 @@ class Coupling:
     def widths(self) -> tuple[int, ...]:
         return tuple(g.width for g in self.groups)
 
+    @property
+    def prunable(self) -> float:
+        """The share of the MACs in ops of which a side can shrink."""
+        sizes = [int(work.times * math.prod(f(self.widths) for f in work.factors)) for work in self.work]
+        free = (any(form.terms for form in work.factors) for work in self.work)
+        total = self.fixed_macs + sum(sizes)
+        return sum(size for size, can in zip(sizes, free, strict=True) if can) / max(1, total)
+
     def macs(self, widths: Sequence[Any] | None = None, without: frozenset[int] = frozenset()) -> Any:
         """Multiply-accumulates of one sample at the given widths (integers or tensors), some ops left out."""
         widths = self.widths if widths is None else widths

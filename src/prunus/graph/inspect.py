@@ -25,7 +25,8 @@ def ties(group: Group) -> list[str]:
 
 def tree(coupling: Coupling) -> str:
     """Groups with widths and what they tie, what is pinned and why, ops without a rule, blocks that can be dropped."""
-    lines = [f"{len(coupling.groups)} groups, {sum(coupling.widths):,} channels"]
+    share = f"{100 * coupling.prunable:.0f} % of the MACs are in ops that can shrink"
+    lines = [f"{len(coupling.groups)} groups, {sum(coupling.widths):,} channels; {share}"]
     for group in coupling.groups:
         lines.append(f"├─ {group.name}  {group.width}")
         lines += [f"│    {line}" for line in ties(group)]

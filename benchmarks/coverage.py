@@ -1,0 +1,253 @@
+"""Which models Prunus prunes: all of torchvision, and one small variant of every timm family. Writes docs/coverage.md.
+
+    python benchmarks/coverage.py                            # all that the results file lacks; hours on two cores
+    python benchmarks/coverage.py --only torchvision/resnet
+    python benchmarks/coverage.py --report                   # only the page
+
+Each model runs in a process of its own, with random weights and with scales, shifts and statistics of the norms drawn
+anew, so that a wrong cut cannot pass. It is pruned to half of its MACs with magnitude scores and with three random
+plans, each proven in eval and in train mode, and takes one training step afterwards; or it is refused with a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "results" / "coverage.jsonl", HERE.parent / "docs" / "coverage.md"
+KINDS = ("classification", "segmentation", "detection", "video")
+LIMIT = 900
+"""Seconds that one model may take."""
+
+
+def names() -> list[tuple[str, str]]:
+    """(kind, name) of every model, torchvision first."""
+    import torchvision
+
+    models = torchvision.models
+    parts = {"classification": models, **{kind: getattr(models, kind) for kind in KINDS[1:]}}
+    found = [(kind, f"torchvision/{name}") for kind, part in parts.items() for name in models.list_models(module=part)]
+    return found + [("timm", f"timm/{name}") for name in smallest()]
+
+
+def smallest() -> list[str]:
+    """The variant with the fewest parameters of each timm family, counted without memory."""
+    import timm
+    import torch
+
+    found = []
+    for family in timm.list_modules():
+        sizes = []
+        for name in timm.list_models(module=family):
+            try:
+                with torch.device("meta"):
+                    model = timm.create_model(name, pretrained=False)
+            except Exception:  # a variant that needs weights, other packages or real memory
+                continue
+            sizes.append((sum(p.numel() for p in model.parameters()), name))
+        if sizes:
+            found.append(min(sizes)[1])
+    return found
+
+
+def build(kind: str, name: str) -> tuple[Any, Any]:
+    """The model and an example of a size that it takes."""
+    import torch
+
+    torch.manual_seed(0)
+    library, _, short = name.partition("/")
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(short, pretrained=False)
+        size = model.pretrained_cfg.get("input_size", (3, 224, 224))
+        return model, torch.randn(1, *size)
+    import torchvision
+
+    options: dict[str, Any] = {"weights": None}
+    if kind in ("segmentation", "detection"):
+        options["weights_backbone"] = None
+    if short in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    model = torchvision.models.get_model(short, **options)
+    if kind == "video":
+        side = 224 if "mvit" in short or "swin" in short else 112
+        return model, torch.randn(1, 3, 16 if "mvit" in short else 8, side, side)
+    if kind == "detection":
+        if short.startswith("keypoint"):
+            target = {"keypoints": torch.rand(1, 17, 3) * 90 + 5}
+        else:
+            target = {"masks": torch.ones(1, 160, 160, dtype=torch.uint8)} if short.startswith("mask") else {}
+        boxes = torch.tensor([[20.0, 20.0, 120.0, 120.0]])
+        target |= {"boxes": boxes, "labels": torch.tensor([1])}
+        return model, ([torch.rand(3, 160, 160)], [target])
+    side = 299 if short == "inception_v3" else 128 if kind == "segmentation" else 224
+    fixed = getattr(model, "image_size", None)
+    return model, torch.randn(1, 3, fixed or side, fixed or side)
+
+
+def row(kind: str, name: str) -> dict[str, Any]:
+    """Everything about one model, in this process."""
+    import torch
+
+    import prunus
+    from prunus.cutting import cut, within
+    from prunus.methods import Magnitude
+    from prunus.methods.score import scores_of
+    from prunus.surgery import apply
+    from prunus.target import Target
+    from prunus.testing import check_model, lively
+
+    model, example = build(kind, name)
+    lively(model)
+    found: dict[str, Any] = {"kind": kind, "model": name, "parameters": sum(p.numel() for p in model.parameters())}
+    with torch.no_grad():
+        found["forward"] = timed(lambda: model.eval()(*(example if isinstance(example, tuple) else (example,))))
+    start = time.perf_counter()
+    try:
+        coupling = prunus.trace(model, example)
+        found["trace"] = time.perf_counter() - start
+        found |= {
+            "prunable": coupling.prunable,
+            "groups": len(coupling.groups),
+            "unknown": list(coupling.unknown_ops)[:8],
+            "pinned": sorted({pin.reason for pin in coupling.pinned})[:8],
+        }
+        start = time.perf_counter()
+        goal = Target(macs=0.5)
+        kept, _ = within(coupling, scores_of(Magnitude(), model, coupling, 0), goal)
+        found["select"] = time.perf_counter() - start
+        start = time.perf_counter()
+        small = cut(model, example, coupling, kept, check=False, goal=goal)
+        found["cut"] = time.perf_counter() - start
+        found["left"] = small.after.macs / small.before.macs
+        start = time.perf_counter()
+        apply(model, small.plan)
+        checked = check_model(model, example, goal)
+        found["proof"] = checked.pruned.proof.seconds
+        worst = [checked.pruned.proof.worst]
+        for seed in range(3):
+            drawn = prunus.prune(model, example, goal, "random", seed=seed)
+            worst.append(drawn.proof.worst)
+        found |= {"status": "pruned", "worst": max(worst), "notes": list(checked.pruned.proof.notes)}
+    except prunus.errors.InputError as error:
+        found |= {"status": "refused", "why": str(error)[:300]}
+    except Exception as error:
+        found |= {"status": "failed", "why": f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"}
+    scale = 1024 if sys.platform == "linux" else 1
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return found
+
+
+def timed(call: Any) -> float:
+    """Seconds of the second call."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def run(options: argparse.Namespace) -> None:
+    """Every model that the results file lacks."""
+    done = {found["model"] for found in read(options.results)}
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    for kind, name in names():
+        if options.only not in name or name in done or (options.kind and kind != options.kind):
+            continue
+        words = [sys.executable, str(Path(__file__).resolve()), "--one", kind, name]
+        try:
+            made = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
+            lines = made.stdout.strip().splitlines()
+            found = json.loads(lines[-1]) if made.returncode == 0 and lines else None
+            why = (made.stderr.strip().splitlines() or ["no output"])[-1][:300]
+        except subprocess.TimeoutExpired:
+            found, why = None, f"more than {LIMIT} s"
+        found = found or {"kind": kind, "model": name, "status": "failed", "why": why}
+        with options.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        print(f"{found['model']}: {found['status']} {found.get('why', '')}", flush=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """docs/coverage.md."""
+    import timm
+    import torch
+    import torchvision
+
+    yield "# Coverage"
+    yield ""
+    yield (
+        f"`python benchmarks/coverage.py`; torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
+        f"{timm.__version__}, Python {platform.python_version()}, CPU, {os.cpu_count()} cores (shared); seed 0, random "
+        "weights, norms drawn anew, macs=50%, magnitude scores and three random plans."
+    )
+    yield ""
+    yield "| | models | pruned, exact, on budget | refused | failed |"
+    yield "|---|---|---|---|---|"
+    for kind in (*KINDS, "timm"):
+        mine = [r for r in rows if r["kind"] == kind]
+        counts = [sum(r["status"] == status for r in mine) for status in ("pruned", "refused", "failed")]
+        yield f"| {kind} | {len(mine)} | {counts[0]} | {counts[1]} | {counts[2]} |"
+    yield ""
+    yield (
+        "*prunable*: share of the MACs in ops of which a side can shrink. *difference*: the largest of the proofs' "
+        "relative differences, over magnitude and three random plans, eval and train; refused above 1e-8. Seconds: "
+        "one dense forward, trace with its trial cuts, selection, cut, proof."
+    )
+    for kind in (*KINDS, "timm"):
+        mine = [r for r in rows if r["kind"] == kind]
+        if not mine:
+            continue
+        yield f"\n## {kind}\n"
+        yield "| model | left | prunable | difference | forward | trace | select | cut | proof | |"
+        yield "|---|---|---|---|---|---|---|---|---|---|"
+        for r in sorted(mine, key=lambda r: r["model"]):
+            yield line(r)
+
+
+def line(r: dict[str, Any]) -> str:
+    """One row of a table."""
+    name = r["model"].partition("/")[2]
+    if r["status"] != "pruned":
+        return f"| {name} |" + " |" * 8 + f" {r['status']}: {r['why'].replace('|', '/')} |"
+    times = " | ".join(f"{r[stage]:.1f}" for stage in ("forward", "trace", "select", "cut", "proof"))
+    said = f"no rule: {', '.join(r['unknown'][:2])}" if r["unknown"] else ""
+    return f"| {name} | {100 * r['left']:.2f} % | {100 * r['prunable']:.0f} % | {r['worst']:.0e} | {times} | {said} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing and write the page; 0."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--only", default="", help="models whose name contains this")
+    made.add_argument("--kind", default="", help=f"of {', '.join((*KINDS, 'timm'))}")
+    made.add_argument("--results", type=Path, default=RESULTS)
+    made.add_argument("--page", type=Path, default=PAGE)
+    made.add_argument("--report", action="store_true", help="run nothing")
+    made.add_argument("--one", nargs=2, metavar=("KIND", "NAME"), help=argparse.SUPPRESS)
+    options = made.parse_args(argv)
+    if options.one:
+        print(json.dumps(row(*options.one)))
+        return 0
+    if not options.report:
+        run(options)
+    options.page.write_text("\n".join(page(read(options.results))) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""The contract that others run on their models: it passes for good ones, and names each broken promise."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from zoo import EXAMPLE, classifier
+
+import prunus
+from prunus import testing
+from prunus.errors import ModelError
+from prunus.testing import ContractError, check_model, lively
+
+
+def test_a_good_model_passes_with_everything_checked() -> None:
+    model = lively(classifier()).train()
+    found = check_model(model, EXAMPLE, "macs=60%,params=90%")
+    assert found.pruned.after.macs <= 0.6 * found.pruned.before.macs
+    assert list(found.seconds) == ["prune", "again", "replay", "train"]
+    assert model.training
+
+
+def test_norms_come_alive_and_alike_for_a_seed() -> None:
+    a, b, c = (lively(classifier(), seed) for seed in (0, 0, 1))
+    norm = next(m for m in a.modules() if isinstance(m, nn.BatchNorm2d))
+    assert float(norm.running_var.std()) > 0.1 and float(norm.weight.detach().std()) > 0.1
+    same = [torch.equal(x, y) for x, y in zip(a.buffers(), b.buffers(), strict=True)]
+    assert all(same) and not all(torch.equal(x, y) for x, y in zip(a.buffers(), c.buffers(), strict=True))
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, change: Any) -> str:
+    honest = prunus.prune
+
+    def crooked(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return change(model, honest(model, *args, **kwargs), kwargs)
+
+    monkeypatch.setattr(testing, "prune", crooked)
+    with pytest.raises(ContractError) as error:
+        check_model(lively(classifier()), EXAMPLE, "macs=60%")
+    assert isinstance(error.value, AssertionError)
+    return str(error.value)
+
+
+def test_each_broken_promise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    def weight(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        with torch.no_grad():
+            next(model.parameters())[0] += 1
+        return small
+
+    assert "restored: " in broken(monkeypatch, weight)
+    monkeypatch.undo()
+
+    def mode(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        model.eval()
+        return small
+
+    assert "restored: module '' was changed" in broken(monkeypatch, mode)
+    monkeypatch.undo()
+
+    def draws(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        np.random.random()
+        return small
+
+    assert "restored: a global random state was moved" in broken(monkeypatch, draws)
+    monkeypatch.undo()
+
+    def unproven(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        return replace(small, proof=None)
+
+    assert "exact: the cut was not proven" in broken(monkeypatch, unproven)
+    monkeypatch.undo()
+
+    def bigger(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        return replace(small, after=replace(small.after, macs=small.before.macs))
+
+    assert "on budget: macs is" in broken(monkeypatch, bigger)
+    monkeypatch.undo()
+
+    def other(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        if kwargs.get("check", True):
+            return small
+        return prunus.prune(model, EXAMPLE, "macs=50%", check=False)
+
+    assert "deterministic: two calls made two plans" in broken(monkeypatch, other)
+    monkeypatch.undo()
+
+    def replaced(model: nn.Module, small: Any, kwargs: Any) -> Any:
+        net = copy.deepcopy(small.model)
+        with torch.no_grad():
+            next(net.parameters()).mul_(2)
+        return replace(small, model=net)
+
+    assert "replayable: the plan read from JSON cuts" in broken(monkeypatch, replaced)
+    monkeypatch.undo()
+
+
+def test_a_model_that_cannot_be_pruned_says_so() -> None:
+    with pytest.raises(ModelError, match="nothing to prune"):
+        check_model(nn.Linear(3, 2), torch.zeros(1, 3))
