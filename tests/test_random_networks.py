@@ -31,7 +31,7 @@ def check(spec: Spec, seed: int) -> prunus.Pruned:
     return small
 
 
-@settings(max_examples=24, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(SPECS, st.integers(0, 3))
 def test_random_networks_are_cut_exactly(spec: Spec, seed: int) -> None:
     small = check(spec, seed)
