@@ -231,7 +231,7 @@ def head(options: argparse.Namespace) -> str:
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu()
     return "\n".join(
         (
-            f"Command: `python benchmarks/{Path(__file__).name} {' '.join(given(options))}`".replace(" `", "`"),
+            f"Command: `{' '.join(['python', f'benchmarks/{Path(__file__).name}', *given(options)])}`",
             "",
             f"- {options.model} at {options.size} x {options.size}, batch {options.batch}, SGD, random crop and flip",
             f"- Hardware: {processor}",
