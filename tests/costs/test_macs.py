@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from prunus.costs import attention_macs, bilinear_macs, conv_macs, cost, linear_macs, matmul_macs
 
@@ -184,7 +184,7 @@ def test_what_mixes_nothing_is_not_named() -> None:
 
 
 def test_an_operation_of_another_library_is_named() -> None:
-    @torch.library.custom_op("prunus_tests::mix", mutates_args=())
+    @library.custom_op("prunus_tests::mix", mutates_args=())
     def mix(x: Tensor) -> Tensor:
         return x @ x.transpose(-1, -2)
 
