@@ -111,6 +111,13 @@ def test_a_run_remembers_its_preprocessing(ask: Ask, file: str, tmp_path: Path) 
     assert ask("eval", "--from", out, "--data", "digits")["top1"] == answer["accuracy"]["cut"]
 
 
+def test_a_bundled_network_takes_grey_images(ask: Ask, tmp_path: Path) -> None:
+    words = ("--data", "digits", "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert ask("train", "resnet20", *words)["accuracy"]["trained"] > 30
+    answer = ask("prune", "--from", str(tmp_path / "run"), "--target", "macs=50%")
+    assert answer["before"]["macs"] == 2_516_608 and answer["verified"]
+
+
 def test_prune_without_data(ask: Ask, file: str) -> None:
     answer = ask("prune", f"{file}:small", "--input", "1,8,8", "--widths", "0=4,3=9", "--method", "random")
     assert answer["widths"] == [{"group": "0", "dense": 8, "kept": 4}, {"group": "3", "dense": 16, "kept": 9}]

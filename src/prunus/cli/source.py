@@ -63,6 +63,8 @@ def _source(options: argparse.Namespace, past: Past, loaded: Data | None) -> Sou
     example = _example(options, described, loaded)
     classes = options.classes or described.classes or _classes_of(described.model, loaded)
     described = replace(described, classes=classes, input=tuple(example.shape[1:]))
+    if loaded is not None and old is None:
+        described = replace(described, stem=folder.stem_for(described.model, example))
     return Source(folder.rebuild(described, plan, weights), described, plan, example)
 
 

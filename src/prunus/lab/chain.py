@@ -72,9 +72,7 @@ class Bench:
     def description(self) -> folder.Description:
         """The network at full size."""
         model, data, example = self.recipe.model, self.data, self.example
-        stem = model.stem
-        if stem is None and example.ndim == 4 and example.shape[1] != 3:
-            stem = example.shape[1]
+        stem = folder.stem_for(model.name, example) if model.stem is None else model.stem
         classes = model.classes or (None if ".py:" in model.name else data.classes or None)
         shape = tuple(example.shape[1:])
         mean, std = tuple(data.mean) or None, tuple(data.std) or None

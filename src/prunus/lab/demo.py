@@ -71,9 +71,9 @@ def run(demo: Demo, runtime: Runtime, *, progress: bool = True, say: Callable[[s
     out = folder.ready(demo.out)
     data = load(demo.data, mean=demo.mean, std=demo.std, resize=demo.resize)
     example = data.example()
-    network = folder.Description(
-        demo.model, data.classes or None, tuple(example.shape[1:]), data.mean, data.std, demo.resize, _stem(example)
-    )
+    stem = folder.stem_for(demo.model, example)
+    shape = tuple(example.shape[1:])
+    network = folder.Description(demo.model, data.classes or None, shape, data.mean, data.std, demo.resize, stem)
     with _threads(example):
         model = _dense(demo, network, data, runtime, progress, say)
         say(f"pruning to {demo.target} by {demo.method}, proving the cut, fine-tuning {demo.finetune_epochs} epochs")
@@ -123,12 +123,6 @@ def _threads(example: Tensor) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _stem(example: Tensor) -> int | None:
-    """Input channels of the data where they are not the three that the bundled networks take."""
-    channels = example.shape[1]
-    return None if channels == 3 else channels
 
 
 def page_of(demo: Demo, network: folder.Description, outcome: job.Outcome, runtime: Runtime, seconds: float) -> Page:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, cast
 from prunus.errors import CheckpointError, InputError, ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from prunus.plan import Plan
 
-__all__ = ["Description", "adopt", "build", "read", "ready", "rebuild", "write"]
+__all__ = ["Description", "adopt", "build", "read", "ready", "rebuild", "stem_for", "write"]
 
 _FORMAT = "prunus-run-1"
 _RUN, _PLAN, _WEIGHTS = "run.json", "plan.json", "model.safetensors"
@@ -122,6 +122,16 @@ def rebuild(description: Description, plan: Plan | None, weights: Path | None) -
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def stem_for(model: str, example: Tensor) -> int | None:
+    """What `Description.stem` is for images like `example` (N, C, …) where C is not three.
+
+    None for colour, for inputs that are no images, and for a user's own factory, which knows what it takes.
+    """
+    if ".py:" in model or example.ndim != 4 or example.shape[1] == 3:
+        return None
+    return example.shape[1]
 
 
 def _replace_stem(model: nn.Module, channels: int) -> None:
