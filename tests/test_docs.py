@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("page", ["docs/training.md"])
+@pytest.mark.parametrize("page", ["docs/training.md", "docs/rules.md"])
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) > 1

@@ -14,8 +14,8 @@ _STATE = _BASE | {"state"}
 _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"graph", "models", "state"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "select", "surgery"}
-_CORE = _CUT | {"methods", "widths", "asked", "cutting", "result", "engine"}
-_ALL = _CORE | {"api", "lab", "userfile"}
+_CORE = _CUT | {"depth", "methods", "repair", "widths", "asked", "cutting", "narrowing", "result", "stepwise", "engine"}
+_ALL = _CORE | {"api", "transfer", "lab", "userfile"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
@@ -30,12 +30,17 @@ ALLOWED = {
     "graph": _STATE | {"models"},
     "select": _CUT - {"surgery"},
     "surgery": _CUT,
-    "methods": _CUT | {"asked", "cutting", "result", "widths"},
+    "depth": _CUT - {"surgery"},
+    "methods": _CUT | {"depth", "asked", "cutting", "result", "widths"},
+    "repair": _CUT | {"methods", "result"},
     "widths": _GRAPH,
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
     "cutting": _CUT | {"asked", "result", "widths"},
+    "narrowing": _CUT | {"methods"},
+    "stepwise": _CORE,
     "api": _CORE,
+    "transfer": _CUT | {"result"},
     "testing": _CORE | {"api"},
     "lab": _ALL,
     "cli": _ALL,

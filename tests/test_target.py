@@ -39,6 +39,7 @@ from prunus.target import Seconds, Target
         ("latency=1.5s", Target(latency=Seconds(1.5))),
         ("latency=60%,on=onnxruntime", Target(latency=0.6, on="onnxruntime")),
         ("blocks=-2", Target(blocks=-2)),
+        ("macs=50%,blocks=auto", Target(macs=0.5, blocks="auto")),
         (
             " macs = 50% , channels=70%, round=8,min=4, max_rate=90%,scope=local,fill=no",
             Target(macs=0.5, channels=0.7, round_to=8, min_channels=4, max_rate=0.9, scope="local", fill=False),
@@ -101,6 +102,8 @@ def test_eight_milliseconds_are_not_a_fraction() -> None:
         ("macs=50%,max_rate=110%", "max_rate=110%"),
         ("macs=50%,scope=globl", "did you mean 'global'"),
         ("blocks=2", "blocks=-2 drops two"),
+        ("blocks=some", "neither a whole number, as -2, nor auto"),
+        ("blocks=auto", "chooses for a budget; name one too"),
         ("macs=50%,fill=maybe", "neither yes nor no"),
         ("macs=50%,on=", "not key=value"),
         ("macs=50%,on=!", "not the name of a runtime"),
@@ -190,7 +193,7 @@ targets = st.builds(
     min_channels=st.integers(1, 64),
     max_rate=fractions,
     scope=st.sampled_from(("global", "local")),
-    blocks=st.integers(-9, 0),
+    blocks=st.integers(-9, 0) | st.just("auto"),
     fill=st.booleans(),
     on=st.sampled_from(("eager", "onnxruntime", "openvino")),
 )

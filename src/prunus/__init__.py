@@ -9,14 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prunus.api import Pruned, apply, cost, inspect, prune, trace
+    from prunus.api import Pruned, Steps, apply, cost, inspect, prune, trace
     from prunus.costs import Cost
     from prunus.engine.loop import evaluate
     from prunus.graph import Coupling
     from prunus.lab.job import finetune
     from prunus.lab.run import run, train
+    from prunus.methods.sensitivity import sensitivity
     from prunus.plan import Plan
     from prunus.target import Target
+    from prunus.transfer import transfer_
 
 __version__ = "0.1.0"
 
@@ -25,6 +27,7 @@ __all__ = [
     "Coupling",
     "Plan",
     "Pruned",
+    "Steps",
     "Target",
     "__version__",
     "apply",
@@ -34,8 +37,10 @@ __all__ = [
     "inspect",
     "prune",
     "run",
+    "sensitivity",
     "trace",
     "train",
+    "transfer_",
 ]
 
 # Public name -> the module that defines it. A function may not bear the name of a module of this package: importing
@@ -45,6 +50,7 @@ _HOME = {
     "Coupling": "prunus.graph",
     "Plan": "prunus.plan",
     "Pruned": "prunus.api",
+    "Steps": "prunus.stepwise",
     "Target": "prunus.target",
     "apply": "prunus.api",
     "cost": "prunus.api",
@@ -53,8 +59,10 @@ _HOME = {
     "inspect": "prunus.api",
     "prune": "prunus.api",
     "run": "prunus.lab.run",
+    "sensitivity": "prunus.methods.sensitivity",
     "trace": "prunus.api",
     "train": "prunus.lab.run",
+    "transfer_": "prunus.transfer",
 }
 _MODULES = frozenset({"errors", "methods", "models", "testing"})
 

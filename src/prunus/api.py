@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 from torch import nn
 
-from .asked import check_blocks, names, not_yet, the_model, the_target
+from .asked import check_blocks, check_way, names, the_model, the_target
 from .costs import Cost, cost
-from .cutting import counted, cut, remarks, trace, within
+from .cutting import counted, cut, remarks, trace
+from .errors import InputError
 from .graph.coupling import Coupling
 from .graph.trace import nothing
-from .methods import Method, method_of
-from .methods.score import scores_of
+from .methods import Method, Search, method_of
+from .methods.batches import Loss
+from .methods.blocks import with_blocks
+from .methods.score import Given, check_given, found_by, searches
 from .plan import Plan
+from .repair import Repair, check_repairs, mended, repairs_of
 from .result import Pruned
-from .select import to_widths
+from .stepwise import Aim, Between, Steps, stepwise
 from .surgery import apply
 from .target import Target
 from .widths import Rates, from_rates, from_widths
@@ -26,6 +30,7 @@ __all__ = [
     "Coupling",
     "Plan",
     "Pruned",
+    "Steps",
     "Target",
     "apply",
     "cost",
@@ -41,7 +46,7 @@ def prune(
     model: nn.Module,
     example: Any,
     target: str | Target | None = None,
-    method: str | Method = "magnitude",
+    method: str | Method | Search = "magnitude",
     *,
     rates: Rates | None = None,
     widths: Mapping[str, int] | None = None,
@@ -52,12 +57,12 @@ def prune(
     keep_rule: str = "exact",
     check: bool = True,
     seed: int = 0,
-    data: Any = None,
-    loss: Any = None,
-    evaluate: Any = None,
-    repair: Any = (),
-    steps: int = 1,
-    between: Any = None,
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    repair: str | Repair | Iterable[str | Repair] = (),
+    steps: int | Steps = 1,
+    between: Between | None = None,
 ) -> Pruned:
     """A smaller copy of `model` within a budget, proven to compute what the masked model computes.
 
@@ -67,28 +72,43 @@ def prune(
     names modules or tensors that stay whole; `attention` chooses what attention loses, whole "heads" or "width".
     `check=False` skips the proof, never the replay of the kept channels.
 
+    `data`, batches that start anew each time, `loss(model, batch)` and `evaluate(model)`, higher is better, are for
+    methods that need them (see `methods.Method`). `steps` reaches the target in several cuts, a number or `Steps`, each
+    scored on what is left, and calls `between(small_model, k)` after cut k, all but the last, to train in place.
+    `repair` names what is done for the network after cut and proof, without training: see `prunus.repair.REPAIRS`.
+
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
     dense, drop, chosen = the_model(model), names(drop), method_of(method)
-    goal = the_target(target, rates, widths, drop)
-    not_yet(
-        data=data, loss=loss, evaluate=evaluate, repair=repair, between=between, steps=None if steps == 1 else steps
-    )
+    goal = the_target(target, rates, widths, drop, chosen)
+    many, given, repairs = Steps.of(steps), Given(data, loss, evaluate, example), repairs_of(repair)
+    check_repairs(repairs, data)
+    check_way(chosen, goal, drop, many.count, between)
+    check_given(chosen, given, dense)
+    if callable(thin := getattr(chosen, "thin", None)):  # single weights: zeros in place of a cut
+        if repairs:
+            raise InputError("repair= mends what read removed channels, and this method removes none")
+        return cast("Pruned", thin(dense, example, goal, pin=pin, attention=attention))
     coupling = trace(dense, example, pin=pin, attention=attention)
     check_blocks(coupling, drop)
     if not coupling.groups and not drop:
         raise nothing(coupling)
-    scores = scores_of(chosen, dense, coupling, seed)
-    notes: tuple[str, ...] = ()
-    if goal is not None:
-        kept, notes = within(coupling, scores, goal, drop, scope=getattr(chosen, "scope", None))
-    elif rates is not None:
+    drop = with_blocks(chosen, dense, coupling, goal, drop, seed, given)
+    if goal is not None and searches(chosen) and not drop and many.count == 1:
+        kept = found_by(cast("Search", chosen), dense, coupling, goal, seed, given)
+        notes = remarks(coupling, goal, [len(ids) for ids in kept], ())
+        found = cut(dense, example, coupling, kept, check=check, goal=goal, notes=notes)
+        return mended(dense, found, repairs, data, example, seed)
+    wanted, notes = from_widths(coupling, {} if widths is None else widths), ()
+    if rates is not None:
         wanted, notes = from_rates(dense, coupling, rates, rates_layout, keep_rule)
-        kept = to_widths(coupling, scores, wanted)
-    else:
-        kept = to_widths(coupling, scores, from_widths(coupling, {} if widths is None else widths))
-    return cut(dense, example, coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
+    aim = Aim(coupling, goal, wanted, drop, getattr(chosen, "scope", None))
+    method = cast("Method", chosen)
+    found = stepwise(
+        dense, example, aim, method, given, steps=many, between=between, check=check, seed=seed, notes=notes
+    )
+    return mended(dense, found, repairs, data, example, seed)
 
 
 def inspect(

@@ -46,31 +46,66 @@ def names(given: str | nn.Module | Iterable[Any]) -> tuple[Any, ...]:
     return (given,) if isinstance(given, (str, nn.Module)) else tuple(given)
 
 
+STRUCTURED = frozenset({"macs", "params", "channels"})
+"""The budgets of a method that does not say in `budgets` which ones it takes."""
+
+
 def the_target(
-    target: str | Target | None, rates: Rates | None, widths: Mapping[str, int] | None, drop: Sequence[str]
+    target: str | Target | None,
+    rates: Rates | None,
+    widths: Mapping[str, int] | None,
+    drop: Sequence[str],
+    method: object = None,
 ) -> Target | None:
-    """The target as an object. Exactly one of target, rates and widths is wanted; dropped blocks may stand alone."""
+    """The target as an object. Exactly one of target, rates and widths is wanted; dropped blocks may stand alone.
+
+    method: whose `budgets` the target may name, and which may say itself how much stays (`decides`)."""
     given = [name for name, value in (("target", target), ("rates", rates), ("widths", widths)) if value is not None]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} were given; one of them says how much stays")
-    if not given and not drop:
+    if not given and not drop and not getattr(method, "decides", False):
         raise InputError('nothing says how much stays: pass target="macs=50%", rates=, widths= or drop=')
     goal = Target.parse(target) if isinstance(target, str) else target
     if goal is not None and not isinstance(goal, Target):
         raise InputError(f"target is text or a Target, not {type(goal).__name__}")
-    for kind in ("latency", "weights"):
-        if goal is not None and getattr(goal, kind) is not None:
-            raise TargetError(f"{kind}= is not available yet; use macs=, params= or channels=")
-    if goal is not None and goal.blocks:
-        raise TargetError("blocks= is not available yet; name the blocks with drop=")
+    if goal is not None and goal.latency is not None:
+        raise TargetError("latency= is not available yet; use macs=, params= or channels=")
+    _takes(method, goal, given, drop)
     return goal
 
 
-def not_yet(**given: Any) -> None:
-    """Arguments of the public signature that no method here uses are refused, not ignored."""
-    used = [name for name, value in given.items() if not (value is None or value == ())]
-    if used:
-        raise InputError(f"{', '.join(used)}: not available yet; the methods here rank channels by weights alone")
+def _takes(method: object, goal: Target | None, given: Sequence[str], drop: Sequence[str]) -> None:
+    """A method of channels is not asked for single weights, nor the other way round. Raises TargetError."""
+    budgets = getattr(method, "budgets", STRUCTURED)
+    named = () if goal is None else tuple(goal.budgets)
+    if "weights" not in budgets:
+        if "weights" in named:
+            raise TargetError(
+                "weights= counts single weights, and this method removes channels: use macs=, params= or channels=, or "
+                "the method 'weights'"
+            )
+        return
+    wrong = [f"{kind}=" for kind in (*named, *given) if kind not in (*budgets, "target")]
+    if wrong or drop:
+        told = " and ".join(wrong or ["drop="])
+        raise TargetError(f"{told} cuts channels or blocks, and this method removes single weights: use weights=30%")
+    if goal is not None and getattr(method, "decides", False):
+        raise TargetError(f"{goal} and the method's pattern both say how much stays; leave one of them out")
+
+
+def check_way(method: object, goal: Target | None, drop: Sequence[str], steps: int, between: object) -> None:
+    """Whether a method works towards what was asked in that many cuts. Raises InputError."""
+    if between is not None and not callable(between):
+        raise InputError(f"between is a function of the smaller model and the step, not {type(between).__name__}")
+    searching = not callable(getattr(method, "score", None))
+    if steps > 1 and (searching or callable(getattr(method, "thin", None))):
+        raise InputError(
+            f"steps={steps}: {type(method).__name__} takes all that goes at once; steps are for methods that rank"
+        )
+    if searching and (goal is None or drop or goal.blocks):
+        raise InputError(
+            f"{type(method).__name__} finds widths itself; give it a target, and no rates, widths, drop or blocks"
+        )
 
 
 def check_blocks(coupling: Coupling, drop: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,15 +13,17 @@ from torch import nn
 
 from .asked import check_example, names, the_model
 from .costs import cost
+from .errors import TargetError
 from .graph.coupling import Coupling
-from .plan import plan_for
+from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, to_budget
-from .surgery import apply, replay, verify
+from .surgery import Proof, apply, replay, verify
+from .surgery.droppable import droppable
 from .surgery.trial import settle
-from .target import Target
+from .target import AUTO, Target
 
-__all__ = ["counted", "cut", "remarks", "trace", "within"]
+__all__ = ["Kept", "counted", "cut", "proven", "remarks", "trace", "within"]
 
 Kept = Sequence[npt.NDArray[np.int64]]
 
@@ -38,10 +41,16 @@ def cut(
 ) -> Pruned:
     """Cut a copy of `dense` down to the kept ids of each group, replay, and prove it. Raises ProofError."""
     plan = plan_for(coupling, kept, drop)
+    small, proof = proven(dense, plan, example, check=check)
+    costs = (cost(dense, example), cost(small, example))
+    return Pruned(small, plan, *costs, coupling, proof, goal, notes, weakref.ref(dense))
+
+
+def proven(dense: nn.Module, plan: Plan, example: Any, *, check: bool = True) -> tuple[nn.Module, Proof | None]:
+    """A cut copy of `dense`, and the proof that it computes what the masked one computes. Raises ProofError."""
     small = apply(dense, plan)
     replay(small, plan, example)
-    proof = verify(dense, small, plan, example) if check else None
-    return Pruned(small, plan, cost(dense, example), cost(small, example), coupling, proof, goal, notes)
+    return small, verify(dense, small, plan, example) if check else None
 
 
 def within(
@@ -52,6 +61,10 @@ def within(
     scope: str | None = None,
 ) -> tuple[Kept, tuple[str, ...]]:
     """The ids of each group that a budget keeps, and what is to be said of it. Raises TargetError."""
+    if goal.blocks not in (0, AUTO) and not drop:
+        raise TargetError(
+            f"blocks={goal.blocks}: this training ranks channels alone; drop blocks in a cut of their own"
+        )
     kept = to_budget(coupling, scores, goal, drop, scope=scope)
     return kept, remarks(coupling, goal, [len(k) for k in kept], drop)
 
@@ -71,7 +84,8 @@ def trace(
     """
     dense = the_model(model)
     check_example(example)
-    return counted(settle(dense, example, names(pin), attention), dense, example)
+    settled = settle(dense, example, names(pin), attention)
+    return counted(droppable(dense, example, settled), dense, example)
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Dropped:
     """A residual branch replaced by zero: the first of its modules starts it with zeros, the last gives them their
-    shape, those between become identities.
+    shape; those between pass what they are given, or have shapes of their own (`inner`).
     """
 
     name: str
@@ -33,6 +33,7 @@ class Dropped:
     modules: tuple[str, ...]
     tensors: tuple[str, ...]
     zero: Zero
+    inner: tuple[Zero, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +163,11 @@ def check_kept(group: Group, kept: Sequence[int]) -> None:
     if ids.min() < 0 or ids.max() >= group.width or (np.diff(ids) <= 0).any():
         raise PlanError(f"group {group.name}: kept channels must be ascending and within 0 … {group.width - 1}")
     if group.blocks is not None:
-        counts = np.bincount(group.blocks[ids], minlength=group.step)
+        counts = np.bincount(group.blocks[ids], minlength=group.parts)
         if (counts != counts[0]).any():
-            raise PlanError(f"group {group.name}: every one of its {group.step} blocks must keep equally many channels")
+            raise PlanError(
+                f"group {group.name}: every one of its {group.parts} blocks must keep equally many channels"
+            )
 
 
 def check_links(plan: Plan) -> None:
@@ -180,18 +183,40 @@ def check_links(plan: Plan) -> None:
                 raise PlanError(f"linked groups must keep the same share of their channels, and the plan keeps {told}")
 
 
+def following(
+    coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: Sequence[str]
+) -> Sequence[Sequence[int] | Ints]:
+    """Groups that went with a dropped branch keep the share of the groups that they are linked to: code around the
+    branch may still compute with their width."""
+    gone = coupling.without(dropped)[2] if coupling.links else frozenset[int]()
+    found = list(kept)
+    for linked in coupling.links if gone else ():
+        alive = [g for g in linked if g not in gone]
+        for g in linked if alive else ():
+            if g in gone:
+                group = coupling.groups[g]
+                share = group.width * len(kept[alive[0]]) // coupling.groups[alive[0]].width
+                blocks = np.zeros(group.width, np.int64) if group.blocks is None else group.blocks
+                rows = [np.flatnonzero(blocks == b)[: share // group.parts] for b in range(group.parts)]
+                found[g] = np.sort(np.concatenate(rows))
+    return found
+
+
 def plan_for(coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: Sequence[str] = ()) -> Plan:
     """The plan that keeps these channels of each group and drops these residual branches."""
     zeros = {z.path: z for z in coupling.zeros}
     found = {r.name: r for r in coupling.blocks}
     drops = tuple(
-        Dropped(r.name, r.path, r.nth, r.operand, r.modules, r.tensors, zeros[r.modules[-1]])
+        Dropped(
+            *(r.name, r.path, r.nth, r.operand, r.modules, r.tensors, zeros[r.modules[-1]]),
+            tuple(zeros[m] for m in r.modules[:-1] if m in zeros),
+        )
         for r in (found[name] for name in dropped)
     )
     return Plan(
         coupling.fingerprint,
         coupling.groups,
-        tuple(tuple(map(int, k)) for k in kept),
+        tuple(tuple(map(int, k)) for k in following(coupling, kept, dropped)),
         coupling.attributes,
         drops,
         coupling.links,

@@ -49,8 +49,12 @@ def group_json(group: Group, kept: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+def zero_json(zero: Zero) -> dict[str, Any]:
+    width = form_json(zero.width)
+    return {"module": zero.path, "axis": zero.axis, "ratio": list(zero.ratio), "width": width, "items": zero.items}
+
+
 def dropped_json(drop: Dropped) -> dict[str, Any]:
-    zero = drop.zero
     return {
         "name": drop.name,
         "module": drop.path,
@@ -58,7 +62,8 @@ def dropped_json(drop: Dropped) -> dict[str, Any]:
         "operand": drop.operand,
         "modules": list(drop.modules),
         "tensors": list(drop.tensors),
-        "zero": {"module": zero.path, "axis": zero.axis, "ratio": list(zero.ratio), "width": form_json(zero.width)},
+        "zero": zero_json(drop.zero),
+        "inner": [zero_json(zero) for zero in drop.inner],
     }
 
 
@@ -167,9 +172,8 @@ def form_from(data: Mapping[str, Any], groups: int) -> Form:
 
 
 def dropped_from(data: Mapping[str, Any], groups: int) -> Dropped:
-    zero, modules = data["zero"], tuple(map(str, data["modules"]))
-    ratio, axis = tuple(map(whole, zero["ratio"])), whole(zero["axis"])
-    if not modules or axis < 0 or any(r < 1 for r in ratio):
+    modules = tuple(map(str, data["modules"]))
+    if not modules:
         raise PlanError(f"the plan is malformed: dropped block {data['name']}")
     return Dropped(
         str(data["name"]),
@@ -178,5 +182,13 @@ def dropped_from(data: Mapping[str, Any], groups: int) -> Dropped:
         whole(data["operand"]),
         modules,
         tuple(map(str, data["tensors"])),
-        Zero(str(zero["module"]), axis, ratio, form_from(zero["width"], groups)),
+        zero_from(data["zero"], data["name"], groups),
+        tuple(zero_from(zero, data["name"], groups) for zero in data.get("inner", [])),
     )
+
+
+def zero_from(data: Mapping[str, Any], name: str, groups: int) -> Zero:
+    ratio, axis, items = tuple(map(whole, data["ratio"])), whole(data["axis"]), whole(data.get("items", 0))
+    if axis < 0 or axis > len(ratio) or items < 0 or any(r < 1 for r in ratio):
+        raise PlanError(f"the plan is malformed: dropped block {name}")
+    return Zero(str(data["module"]), axis, ratio, form_from(data["width"], groups), items)

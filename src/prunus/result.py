@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -29,6 +30,11 @@ class Pruned:
     proof: Proof | None
     target: Target | None = None
     notes: tuple[str, ...] = ()
+    source: weakref.ref[nn.Module] | None = field(default=None, repr=False)
+    """The dense model, as long as it lives; not kept in copies and pickles."""
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "source": None}
 
     def rows(self) -> list[tuple[str, int, int]]:
         """(group, width before, width after), in forward order; groups of dropped branches are gone."""

@@ -169,11 +169,13 @@ def to_budget(
     dropped: Sequence[str] = (),
     *,
     scope: str | None = None,
+    most: Sequence[int] | None = None,
 ) -> tuple[Ints, ...]:
     """Kept channels of each group, ascending, so that every budget of the target holds and no removed step fits back.
 
-    `scores[g]` has one number a channel, low goes first. `scope` overrides the target's. Raises TargetError, with the
-    smallest possible cost, where the target cannot be met.
+    `scores[g]` has one number a channel, low goes first. `scope` overrides the target's. `most[g]` is what an earlier
+    cut left of a group: the channels below, in the order of the scores, are gone and stay so. Raises TargetError, with
+    the smallest possible cost, where the target cannot be met.
     """
     check_scores(coupling, scores)
     if scope not in (None, "global", "local"):
@@ -193,7 +195,9 @@ def to_budget(
         value = np.concatenate([u.fractions for u in units])
     else:
         value = np.concatenate([u.scores for u in units])
-    order = np.lexsort((nth, unit, value))
+    gone_before = dense - (dense if most is None else np.array(most, np.int64))
+    first = np.concatenate([np.cumsum(u.sizes[:, 0]) <= gone_before[u.groups[0]] for u in units])
+    order = np.lexsort((nth, unit, np.where(first, -np.inf, value)))
     # What each step takes of each of its groups, in the order of the steps.
     group = [units[u].groups for u in unit[order].tolist()]
     size = [units[u].sizes[k] for u, k in zip(unit[order].tolist(), nth[order].tolist(), strict=True)]
@@ -208,7 +212,8 @@ def to_budget(
         now = costs(widths)
         return all(now[kind] <= limit for kind, limit in limits.items())
 
-    low, high = 0, order.size
+    least, high = int(first.sum()), order.size
+    low = least
     if not fits(widths_after(high)):
         raise impossible(limits, costs(widths_after(high)), Costs.of(coupling)(dense))
     while low < high:
@@ -216,7 +221,8 @@ def to_budget(
         low, high = (low, middle) if fits(widths_after(middle)) else (middle + 1, high)
     widths = widths_after(low)
     if target.fill:
-        widths = restored(widths, unit[order[:low]].tolist(), group[:low], size[:low], fits)
+        back = slice(least, low)
+        widths = restored(widths, unit[order[back]].tolist(), group[back], size[back], fits)
     return tuple(
         np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
         for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)

@@ -89,7 +89,8 @@ def as_found(model: nn.Module) -> Iterator[None]:
             owner._buffers.update(found)
         with torch.no_grad():
             for tensor, value, version in values:
-                if tensor._version != version:
+                # Batch norm writes its statistics without a new version.
+                if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, value)):
                     tensor.copy_(value)
 
 

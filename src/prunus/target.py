@@ -22,6 +22,9 @@ __all__ = ["KINDS", "Budget", "Seconds", "Target", "kept", "parse_rates", "rende
 KINDS = ("macs", "params", "channels", "latency", "weights")
 """What a budget can be of. `weights` are the nonzero entries left by unstructured pruning."""
 
+AUTO = "auto"
+"""`blocks=auto`: residual blocks compete with channels for the budget."""
+
 SCOPES = ("global", "local")
 
 _FIELDS = {"round": "round_to", "min": "min_channels"}  # where the text is shorter than the field
@@ -61,7 +64,9 @@ class Target:
     latency: a fraction, or `Seconds`.
     round_to: widths are multiples of it. min_channels: the fewest channels of a group. max_rate: the most of any group
     that may go. scope: one ranking of all channels, or the same fraction of every group. blocks: -2 drops the two
-    residual blocks with the lowest scores. fill: restore what still fits the budget. on: where latency is measured.
+    residual blocks with the lowest scores; "auto" ranks blocks and channels together, each block at the price that
+    `prunus.depth` defines, and drops the blocks that go before the budget holds. fill: restore what still fits the
+    budget. on: where latency is measured.
     """
 
     macs: float | int | None = None
@@ -73,7 +78,7 @@ class Target:
     min_channels: int = 1
     max_rate: float = 1.0
     scope: str = "global"
-    blocks: int = 0
+    blocks: int | str = 0
     fill: bool = True
     on: str = "eager"
 
@@ -90,12 +95,16 @@ class Target:
         object.__setattr__(self, "max_rate", float(self.max_rate))
         if self.scope not in SCOPES:
             raise TargetError(_unknown("scope", self.scope, SCOPES))
-        if not _whole(self.blocks) or self.blocks > 0:
-            raise TargetError(f"blocks={self.blocks} is not a number of blocks to drop; blocks=-2 drops two")
+        if self.blocks != AUTO and (not _whole(self.blocks) or int(self.blocks) > 0):
+            raise TargetError(
+                f"blocks={self.blocks} is not a number of blocks to drop; blocks=-2 drops two, blocks=auto all that pay"
+            )
         if not isinstance(self.fill, bool):
             raise TargetError(f"fill={self.fill!r} is neither yes nor no")
         if not isinstance(self.on, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", self.on):
             raise TargetError(f"on={self.on!r} is not the name of a runtime")
+        if not self.budgets and self.blocks == AUTO:
+            raise TargetError("blocks=auto chooses for a budget; name one too, as in macs=50%,blocks=auto")
         if not self.budgets and self.blocks == 0:
             raise TargetError(f"the target names no budget; one of {', '.join(f'{k}=' for k in KINDS)} is needed")
 
@@ -222,6 +231,12 @@ def _read_int(key: str, text: str) -> int:
     return int(text)
 
 
+def _read_blocks(key: str, text: str) -> int | str:
+    if text != AUTO and not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise TargetError(f"{key}={_shown(text)} is neither a whole number, as -2, nor {AUTO}")
+    return text if text == AUTO else int(text)
+
+
 def _read_yes_no(key: str, text: str) -> bool:
     if text not in ("yes", "no"):
         raise TargetError(f"{key}={_shown(text)} is neither yes nor no")
@@ -238,7 +253,7 @@ _READERS: dict[str, Callable[[str, str], object]] = {
     "min": _read_int,
     "max_rate": _read_rate,
     "scope": _read_name,
-    "blocks": _read_int,
+    "blocks": _read_blocks,
     "fill": _read_yes_no,
     "on": _read_name,
 }

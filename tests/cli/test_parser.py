@@ -28,7 +28,7 @@ def one_line(err: str) -> str:
 
 
 def test_the_verbs_are_those_of_the_manual() -> None:
-    expected = "demo run train prune finetune eval cost inspect recipe models methods"
+    expected = "demo run train prune finetune eval cost inspect sensitivity recipe models methods"
     assert expected.split() == VERBS
 
 

@@ -118,6 +118,15 @@ def test_a_bundled_network_takes_grey_images(ask: Ask, tmp_path: Path) -> None:
     assert answer["before"]["macs"] == 2_516_608 and answer["verified"]
 
 
+def test_sensitivity_measures_each_group_and_draws(ask: Ask, file: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = ("--data", "digits", "--images", "100", "--at", "0.5", "--html", str(page))
+    answer = ask("sensitivity", f"{file}:small", *words)
+    assert [(curve["group"], curve["widths"]) for curve in answer["curves"]] == [("0", [8, 4]), ("3", [16, 8])]
+    assert all(curve["values"][0] == answer["dense"] for curve in answer["curves"])
+    assert page.read_text("utf-8").count("<figure>") == 2
+
+
 def test_prune_without_data(ask: Ask, file: str) -> None:
     answer = ask("prune", f"{file}:small", "--input", "1,8,8", "--widths", "0=4,3=9", "--method", "random")
     assert answer["widths"] == [{"group": "0", "dense": 8, "kept": 4}, {"group": "3", "dense": 16, "kept": 9}]

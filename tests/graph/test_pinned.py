@@ -63,8 +63,9 @@ def between(op: Callable[..., Tensor], wide: int = 12, **parts: object) -> Calla
 
 
 STUCK: dict[str, Stuck] = {
-    "einsum": Stuck(
-        between(lambda y: torch.einsum("nchw,nkhw->nchw", y, y)), {"a": 8}, "b outputs", 12, "no rule for", "einsum"
+    "einsum with a diagonal": Stuck(
+        between(lambda y: torch.einsum("nchw,cc->nchw", y, torch.ones(12, 12))),
+        {"a": 8}, "b outputs", 12, "no rule for", "einsum",
     ),
     "unfold": Stuck(
         between(lambda y: F.unfold(y, 2)[:, :, :, None], 48), {"a": 8}, "b outputs", 12, "no rule for", "unfold"

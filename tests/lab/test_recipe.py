@@ -19,7 +19,7 @@ from prunus.lab.recipe import Finetune, Recipe, Sparsity, load, only_fit, overri
 from prunus.lab.schema import described, json_schema
 
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
-SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "imagenet": (3, 224, 224)}
+SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "imagenet": (3, 224, 224)}
 
 RAW: dict[str, Any] = {
     "name": "tiny",
@@ -189,7 +189,9 @@ def test_every_recipe_can_work(path: Path) -> None:
     assert recipe.name == path.stem
     assert load(path, smoke=True).name == f"{path.stem}-smoke"
     assert dict(explained(recipe))["model"].startswith(recipe.model.name)
-    found = dict(check(recipe, torch.randn(1, *SHAPES[recipe.data.path])))
+    shape = SHAPES[recipe.data.path]
+    side = recipe.data.resize if isinstance(recipe.data.resize, int) else shape[1]
+    found = dict(check(recipe, torch.randn(1, shape[0], side, side)))
     assert "macs" in found["model"]
     assert ("prune" in found) == (recipe.prune is not None)
 

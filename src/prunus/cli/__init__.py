@@ -19,7 +19,7 @@ __all__ = ["main", "verbs"]
 
 def verbs() -> tuple[Verb, ...]:
     """Every verb, in the order in which a newcomer would want them."""
-    from prunus.cli import demo, describe, prune, recipe, run, train, training
+    from prunus.cli import demo, describe, prune, recipe, run, sensitivity, train, training
 
     return (
         demo.DEMO,
@@ -30,6 +30,7 @@ def verbs() -> tuple[Verb, ...]:
         training.EVAL,
         describe.COST,
         describe.INSPECT,
+        sensitivity.SENSITIVITY,
         recipe.RECIPE,
         describe.MODELS,
         describe.METHODS,

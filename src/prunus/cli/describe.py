@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.cli import options as opt
@@ -67,6 +68,7 @@ def inspect_options(parser: argparse.ArgumentParser) -> None:
     opt.add_input(parser)
     opt.add_attention(parser)
     parser.add_argument("--rates", action="store_true", help="number, layers and width for each entry of a rate list")
+    parser.add_argument("--html", metavar="FILE", help="draw the network, its groups coloured, as one HTML page")
 
 
 def inspect(options: argparse.Namespace) -> Reply:
@@ -74,6 +76,8 @@ def inspect(options: argparse.Namespace) -> Reply:
     from prunus.api import trace
     from prunus.cli.show import say, table
     from prunus.cli.source import source
+    from prunus.lab.network import page_of
+    from prunus.lab.page import save
 
     given, _ = source(options)
     coupling = trace(given.model, given.example, attention=options.attention)
@@ -81,10 +85,15 @@ def inspect(options: argparse.Namespace) -> Reply:
     lists = rate_lists(given.model, coupling) if options.rates else []
     if options.rates:
         data["rate_lists"] = lists
+    if options.html is not None:
+        save(page_of(coupling, given.description.model), Path(options.html))
+        data["html"] = options.html
 
     def show() -> None:
         if not options.rates:
             say(str(coupling))
+        if options.html is not None:
+            say(f"the page: {options.html}")
         for entries in lists:
             rows = ((str(e["number"]), ", ".join(e["groups"]), "/".join(map(str, e["widths"]))) for e in entries)
             table(("number", "groups", "width"), rows, title=f"a list of {len(entries)} rates")
@@ -93,7 +102,10 @@ def inspect(options: argparse.Namespace) -> Reply:
 
 
 def coupling_data(coupling: Coupling) -> dict[str, Any]:
-    """Groups with what they tie, what is pinned and why, ops without a rule, blocks that can be dropped."""
+    """Groups with what they tie, what is pinned and why, ops without a rule, blocks that can be dropped with the share
+    of the MACs that goes with each."""
+    from prunus.graph.inspect import block_shares
+
     return {
         "groups": [
             {
@@ -107,7 +119,10 @@ def coupling_data(coupling: Coupling) -> dict[str, Any]:
         "pinned": [{"name": pin.name, "width": pin.width, "reason": pin.reason} for pin in coupling.pinned],
         "unknown_ops": list(coupling.unknown_ops),
         "prunable": coupling.prunable,
-        "blocks": [block.name for block in coupling.blocks],
+        "blocks": [
+            {"name": block.name, "macs": share}
+            for block, share in zip(coupling.blocks, block_shares(coupling), strict=True)
+        ],
     }
 
 

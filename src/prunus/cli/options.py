@@ -20,6 +20,7 @@ __all__ = [
     "add_rates",
     "add_task",
     "add_training",
+    "add_way",
     "floats",
     "names",
     "rates",
@@ -245,7 +246,8 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target",
         metavar="T",
-        help="macs=50%%, params=1.2M, channels=70%%; several joined by commas, with round=8, min=4, scope=local",
+        help="macs=50%%, params=1.2M, channels=70%%; several joined by commas, with round=8, min=4, scope=local, and "
+        "blocks=-2 (the two residual blocks of the lowest scores go) or blocks=auto (as many as pay)",
     )
     add_rates(group)
     group.add_argument("--widths", type=widths, metavar="NAME=N,…", help="exact widths of layers or groups")
@@ -255,6 +257,32 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--pin", type=names, action="extend", default=[], metavar="A,B", help="modules or globs that stay whole"
     )
     add_attention(group)
+
+
+def add_way(parser: argparse.ArgumentParser) -> None:
+    """--option, --steps, --schedule and --repair."""
+    group = parser.add_argument_group("how it goes")
+    group.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method, such as p=1"
+    )
+    # `Fit` has steps and a schedule too, so these have other names inside.
+    group.add_argument(
+        "--steps", dest="cuts", type=positive, default=1, metavar="N", help="cuts, each scored anew (default 1)"
+    )
+    group.add_argument(
+        "--schedule",
+        dest="cut_schedule",
+        choices=("linear", "cubic"),
+        default="linear",
+        help="how the budget falls over the steps; cubic: most of it early (default linear)",
+    )
+    group.add_argument(
+        "--repair",
+        type=names,
+        default=(),
+        metavar="A,B",
+        help="after the cut, without training: reconstruct, fold, statistics (from images of the train part)",
+    )
 
 
 def add_attention(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:

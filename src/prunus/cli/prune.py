@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from prunus.cli import options as opt
+from prunus.cli.fitting import method_options
+from prunus.cli.rounds import add_rounds, in_rounds
 from prunus.cli.verb import Reply, Verb, first
 from prunus.errors import InputError
 
@@ -18,6 +20,8 @@ def prune_options(parser: argparse.ArgumentParser) -> None:
     opt.add_data(parser)
     opt.add_task(parser)
     opt.add_budget(parser)
+    opt.add_way(parser)
+    add_rounds(parser)
     opt.add_training(parser, epochs="--finetune-epochs", default=0)
     opt.add_machine(parser)
     opt.add_out(parser)
@@ -28,8 +32,9 @@ def prune(options: argparse.Namespace) -> Reply:
     from prunus.cli.show import say, show_outcome
     from prunus.cli.source import finetuning, runtime, source, task
     from prunus.lab import folder, job
+    from prunus.lab.supplies import wants_data
 
-    if not (options.target or options.rates or options.widths or options.drop):
+    if options.method != "weights" and not (options.target or options.rates or options.widths or options.drop):
         raise InputError("nothing to remove; give --target, such as macs=50%, or --rates, --widths or --drop")
     cut = job.Cut(
         target=options.target,
@@ -42,10 +47,17 @@ def prune(options: argparse.Namespace) -> Reply:
         pin=tuple(options.pin),
         attention=options.attention,
         seed=options.seed,
+        options=method_options(options),
+        repair=options.repair,
+        steps=options.cuts,
+        schedule=options.cut_schedule,
     )
+    if options.rounds or options.rewind:
+        return in_rounds(options, cut)
     cut, where = job.checked(cut), runtime(options)
     out = None if options.out is None else folder.ready(options.out)
-    given, data = source(options, needs_data=options.finetune_epochs > 0)
+    reads = wants_data(job.configured(cut.method, cut.options), cut.repair)
+    given, data = source(options, needs_data=reads or options.finetune_epochs > 0)
     fit = None if data is None else finetuning(options, data, options.finetune_epochs)
     outcome = job.do(
         given.model,
@@ -56,6 +68,7 @@ def prune(options: argparse.Namespace) -> Reply:
         runtime=where,
         task=task(options),
         progress=not options.json,
+        batch_size=options.batch_size,
     )
     answer = {"model": given.description.model, **job.answer(outcome, cut), "out": options.out}
     if out is not None and first():

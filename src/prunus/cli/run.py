@@ -72,7 +72,7 @@ def _show(finished: Finished) -> None:
         if "after" in found:
             costs = (
                 (kind, amount(found["before"][kind]), amount(found["after"][kind]), percent(100 * found["left"][kind]))
-                for kind in ("macs", "params", "bytes")
+                for kind in ("macs", "params", "bytes", *(("nonzero",) if "sparsity" in found else ()))
             )
             table((finished.recipe.model.name, "before", "after", "left"), costs)
     names = [name for name in ("before", "sparse", "cut", "finetuned") if name in finished.summary]

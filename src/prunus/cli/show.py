@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prunus.lab.job import Outcome
+    from prunus.lab.job import Accuracy, Outcome
+    from prunus.methods import Thinned
 
 __all__ = ["amount", "percent", "say", "show_outcome", "table"]
 
@@ -46,8 +47,12 @@ def console() -> Console:
 def show_outcome(model: str, outcome: Outcome) -> None:
     """The widths, what was pinned, the proof, the costs, the accuracy."""
     from prunus.lab.job import left, widths
+    from prunus.methods import Thinned
 
     pruned, accuracy = outcome.pruned, outcome.accuracy
+    if isinstance(pruned, Thinned):
+        show_thinned(model, pruned, accuracy)
+        return
     table(("group", "width", "kept"), ((w.group, str(w.dense), str(w.kept)) for w in widths(pruned)))
     costs = (
         (kind, amount(old), amount(new), percent(100 * left(old, new)))
@@ -70,6 +75,21 @@ def show_outcome(model: str, outcome: Outcome) -> None:
     for note in pruned.notes:
         say(f"note: {note}")
     say(str(pruned.proof) if pruned.proof is not None else "not proven")
+
+
+def show_thinned(model: str, thin: Thinned, accuracy: Accuracy) -> None:
+    """The nonzero entries of each weight, the bytes on the disk, the accuracy, and what zeros are worth."""
+    rows = ((name, amount(was), amount(now), percent(100 * now / was)) for name, was, now in thin.rows())
+    table((model, "weights", "nonzero", "left"), rows)
+    sizes = thin.sizes()
+    forms = (("dense", sizes.dense), ("deflated", sizes.deflated), ("CSR", sizes.csr), ("2:4", sizes.two_four))
+    shown = ((name, amount(n), percent(100 * n / sizes.dense)) for name, n in forms if n is not None)
+    table(("written to disk", "bytes", "of dense"), shown)
+    if accuracy.before is not None:
+        stages = (accuracy.before, accuracy.cut, accuracy.finetuned)
+        table(("accuracy", "before", "masked", "fine-tuned"), [("top-1", *map(percent, stages))])
+    for line in thin.facts():
+        say(line)
 
 
 def amount(number: int) -> str:

@@ -44,6 +44,7 @@ def finetune_options(parser: argparse.ArgumentParser) -> None:
     opt.add_data(parser)
     opt.add_task(parser)
     opt.add_training(parser, epochs="--epochs", default=10)
+    parser.add_argument("--hold-zeros", action="store_true", help="weights that are 0 stay 0 (see --method weights)")
     fitting.add_fit(parser, teacher=True)
     opt.add_machine(parser)
     opt.add_out(parser)
@@ -117,12 +118,13 @@ def _fitted(
     checkpoints = None
     if out is not None:
         checkpoints = Checkpoints(out / "checkpoints", every=options.checkpoint_every, resume=options.resume)
+    hooks = _hooks(options, given, where)
     try:
-        return fit(
+        history = fit(
             given.model,
             data,
             config,
-            hooks=_hooks(options, given, where),
+            hooks=hooks,
             runtime=where,
             task=source.task(options),
             teacher=_teacher(options, given),
@@ -133,12 +135,20 @@ def _fitted(
     except KeyboardInterrupt:
         how = "nothing is kept without --out" if out is None else "the same words and --resume go on from here"
         raise KeyboardInterrupt(how) from None
+    for hook in hooks:
+        if hasattr(hook, "settle"):
+            hook.settle()
+    return history
 
 
 def _hooks(options: argparse.Namespace, given: Source, where: Runtime) -> Sequence[Any]:
     """The method of --method, attached."""
     from prunus.lab.job import attached
 
+    if getattr(options, "hold_zeros", False):
+        from prunus.methods import Held
+
+        return [Held.of(given.model)]
     if getattr(options, "method", None) is None:
         if getattr(options, "option", None):
             raise InputError("--option sets a method; give --method too, such as --method slimming")

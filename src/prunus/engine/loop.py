@@ -3,6 +3,7 @@
 A hook is any object with some of these methods; methods reach training only so:
 
     param_groups()     parameters of its own, such as gates, for the optimizer: dicts with `params`, and what is special
+    hold(optimizer)    once, before the first step: to keep the optimizer's state and the gradients under masks
     epoch_start(e)     before epoch e, counted from 0: rank, mask, anneal
     penalty()          a scalar tensor, added once a step to the loss before it is scaled; runs outside autocast
     after_step()       after the optimizer's step: hold masks, clamp gates
@@ -35,7 +36,7 @@ from prunus.engine.objective import Loss, objective_of
 from prunus.engine.optimizer import optimizer
 from prunus.engine.processes import One, join, synchronised
 from prunus.engine.runtime import Runtime
-from prunus.engine.state import HOOKS, State, settings_of
+from prunus.engine.state import HOOKS, State, having, settings_of
 from prunus.engine.step import Step, outside
 from prunus.engine.steps import size_of, steps_of
 from prunus.engine.task import Classification, Metrics, Task
@@ -94,6 +95,8 @@ def fit(
     with runtime.seeded(), modes_kept(model, teacher):
         runtime.settled(model)
         sgd = optimizer(model, config, extra)
+        for hook in having(hooks, "hold"):
+            hook.hold(sgd)
         settings = settings_of(model, config, runtime, processes.world, steps.length)
         state = State(model, sgd, runtime.scaler(), Average(model, config.ema), hooks, settings)
         state.restore(checkpoints, runtime, processes)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnknownName
+from .flow import Step
 from .labels import Axis, Book
 from .links import broken
 from .residual import Residual
@@ -105,13 +106,15 @@ class Fold:
 
 @dataclass(frozen=True)
 class Zero:
-    """The shape of the zero that stands for a dropped branch at module `path`: `width` on `axis`; every other axis is
-    that of the input divided by `ratio`, rounded up."""
+    """The shape of the zero that stands for a module `path` of a dropped branch: `width` on `axis`; every other axis is
+    that of the input divided by `ratio`, rounded up. `items`: how many values the module returns in a tuple, the others
+    None; 0 where it returns a tensor."""
 
     path: str
     axis: int
     ratio: tuple[int, ...]
     width: Form
+    items: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Coupling:
     fingerprint: Mapping[str, tuple[tuple[int, ...], str]] = field(repr=False)
     links: tuple[tuple[int, ...], ...] = ()  # groups that keep the same share of their width
     folds: tuple[Fold, ...] = ()
+    steps: tuple[Step, ...] = ()  # of the forward in eval mode
 
     def __getitem__(self, name: str) -> Group:
         """A group by its name."""
@@ -149,15 +153,17 @@ class Coupling:
         raise UnknownName.of("group", name, [g.name for g in self.groups])
 
     def without(self, dropped: Sequence[str]) -> tuple[frozenset[int], frozenset[str], frozenset[int]]:
-        """What goes with these residual branches: ops, tensors, and groups that live on such tensors alone."""
+        """What goes with these residual branches: ops, tensors, and groups that live on such tensors alone and on whose
+        width no op that stays depends."""
         gone = [r for r in self.blocks if r.name in set(dropped)]
         ops = frozenset(op for r in gone for op in r.ops)
         tensors = frozenset(t for r in gone for t in r.tensors)
         inside = tuple(f"{m}." for r in gone for m in r.modules)
+        needed = {g for w in self.work if inside and w.op not in ops for f in w.factors for g, _ in f.terms}
         groups = frozenset(
             g
             for g, group in enumerate(self.groups)
-            if inside and all(m.tensor.startswith(inside) for m in group.members)
+            if inside and g not in needed and all(m.tensor.startswith(inside) for m in group.members)
         )
         return ops, tensors, groups
 

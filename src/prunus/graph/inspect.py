@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .coupling import Coupling, Group, layer
 
 
@@ -23,6 +25,16 @@ def ties(group: Group) -> list[str]:
     return lines
 
 
+def block_shares(coupling: Coupling) -> list[float]:
+    """For each residual block the share of the dense MACs that goes with it."""
+    sizes: dict[int, int] = {}
+    for work in coupling.work:
+        size = work.times * math.prod(form(coupling.widths) for form in work.factors)
+        sizes[work.op] = sizes.get(work.op, 0) + int(size)
+    whole = max(1, coupling.fixed_macs + sum(sizes.values()))
+    return [sum(sizes.get(op, 0) for op in block.ops) / whole for block in coupling.blocks]
+
+
 def tree(coupling: Coupling) -> str:
     """Groups with widths and what they tie, what is pinned and why, ops without a rule, blocks that can be dropped."""
     share = f"{100 * coupling.prunable:.0f} % of the MACs are in ops that can shrink"
@@ -33,7 +45,9 @@ def tree(coupling: Coupling) -> str:
     for linked in coupling.links:
         lines.append(f"linked, and keep the same share: {', '.join(coupling.groups[g].name for g in linked)}")
     if coupling.blocks:
-        lines.append(f"{len(coupling.blocks)} residual blocks: {', '.join(b.name for b in coupling.blocks)}")
+        lines.append(f"{len(coupling.blocks)} residual blocks that can be dropped")
+        shares = zip(coupling.blocks, block_shares(coupling), strict=True)
+        lines += [f"├─ {block.name}  {100 * share:.1f} % of the MACs" for block, share in shares]
     lines.append(f"{len(coupling.pinned)} pinned")
     lines += [f"├─ {p.name}  {p.width}: {p.reason}" for p in coupling.pinned]
     if coupling.unknown_ops:

@@ -146,7 +146,8 @@ class Book:
     def work(self, path: str, op: int, times: int, vectors: Sequence[Tensor]) -> None:
         """Count an op: `times` multiply-accumulates for each combination of entries of the vectors."""
         if self.counting:
-            keys = tuple(self.count("work", f"{path}#{op}", i, "macs", v) for i, v in enumerate(vectors))
+            owner = f"{path}#{op}.{len(self.terms)}"  # an op may have several terms, as attention does
+            keys = tuple(self.count("work", owner, i, "macs", v) for i, v in enumerate(vectors))
             self.terms.append(Term(path, op, times, keys))
 
     def fixed(self, why: str, length: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .labels import Book, Check, Label, compress, varying, vector
 from .opened import opened
+from .own import watched
 from .splits import Site, Splits, inherited
 
 Rule = Callable[["Call", Any], Any]
@@ -48,6 +49,14 @@ class Call:
 
     def label(self, tensor: Tensor) -> Label:
         return self.tracer.label(tensor)
+
+    def read(self, tensor: Tensor, axis: int) -> Tensor:
+        """The ids of an operand along one axis, where the op mixes or weighs them."""
+        return self.tracer.read(tensor, axis)
+
+    def axis(self, tensor: Tensor, axis: int, role: str) -> Tensor:
+        """The ids of one axis of a parameter. role: "out" of what it makes, "in" of what it reads, "scale", "shift"."""
+        return self.tracer.axis(tensor, axis, role)
 
     @property
     def name(self) -> str:
@@ -83,12 +92,14 @@ class Entered:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Shapes in and out of a module's last call, and the ids of its output along its channel axis."""
+    """Shapes in and out of a module's last call, and the ids of its output along its channel axis. `items`: how many
+    values it returned, the output first; 0 for the output alone."""
 
     taken: tuple[int, ...]
     shape: tuple[int, ...]
     axis: int
     ids: Tensor | None
+    items: int = 0
 
 
 def op_name(func: Callable[..., Any]) -> str:
@@ -249,7 +260,7 @@ class Tracer(TorchFunctionMode):
         given = (*call.args, *call.kwargs.values()) if getattr(rule, "computes", False) else ()
         numbers = tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
         planes = tuple(p for t in operands for p in self.label(t).planes) if numbers else ()
-        joins = getattr(rule, "joins", False) and call.func.__name__ in SUMS
+        joins = getattr(rule, "joins", False) and call.func.__name__ in SUMS and len(call.args) == 2
         self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins, numbers, planes))
 
     def refuse(self, what: str, operands: list[Tensor], results: list[Tensor]) -> None:
@@ -271,28 +282,32 @@ class Tracer(TorchFunctionMode):
             self.entered.append(Entered(path, len(self.ops), self.stack[-1][2]))
             self.stack.append((module, path, len(self.entered) - 1))
 
-    def leave(self, module: nn.Module, args: Any, out: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        *kwargs, out = rest  # after an exception torch leaves the keywords out
         if len(self.stack) > 1 and self.stack[-1][0] is module:
             path = self.stack.pop()[1]
-            taken = next((t for t in tree_iter(args) if isinstance(t, Tensor)), None)
+            taken = next((t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)), None)
+            items = len(out) if type(out) is tuple else 0
+            out = out[0] if items else out
             if isinstance(out, Tensor) and taken is not None and not isinstance(self.book, Check):
                 with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
                     planes = [p for p in self.label(out).planes if len(varying(p)) == 1]
                     axis = varying(planes[0])[0] if planes else 0
                     ids = vector(planes[0], axis).clone() if planes else None
-                    self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids)
+                    self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids, items)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Tracer]:
         """Record what runs inside."""
         pre = module_hooks.register_module_forward_pre_hook(self.enter)
-        post = module_hooks.register_module_forward_hook(self.leave, always_call=True)
+        post = module_hooks.register_module_forward_hook(self.leave, with_kwargs=True, always_call=True)
         try:
-            with Witness(self), self:
+            with watched(), Witness(self), self:
                 yield self
         finally:
             pre.remove()
             post.remove()
+            module_hooks._global_forward_hooks_with_kwargs.pop(post.id, None)  # `remove` leaves it behind
 
 
 ESCAPES = frozenset({"numpy", "tolist", "item", "__array__", "__float__", "__int__", "__bool__", "__dlpack__"})

@@ -7,7 +7,7 @@ heads shows where a matrix product is batched along it. The choice is made for e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -166,8 +166,9 @@ def product(call: Call, a: Tensor, out: Tensor, shared: Tensor) -> None:
         call.tracer.sources[out] = Source(None, torch.unique(spelled(source.rows)), None, shared)
 
 
-def batched(call: Call, x: Tensor) -> None:
-    """A matrix product shows which axes of a split are heads and which are widths."""
+def batched(call: Call, x: Tensor, along: Collection[int] | None = None) -> None:
+    """A matrix product shows which axes of a split are heads and which are widths. It is batched `along` these axes,
+    all but the last two where nothing is said."""
     source = call.tracer.sources.get(x)
     if source is None or source.plane is None or x.dim() < 3:
         return
@@ -178,7 +179,7 @@ def batched(call: Call, x: Tensor) -> None:
             if len(places) == 2 and all(map(len, places)):
                 moved = (places[0] != places[1]).nonzero()[:, 1].tolist()
                 if len(moved) == 1:
-                    if axis < x.dim() - 2:
+                    if axis in (range(x.dim() - 2) if along is None else along):
                         site.heads = moved[0] if site.heads is None else site.heads
                     else:
                         site.width = moved[0] if site.width is None else site.width

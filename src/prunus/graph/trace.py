@@ -32,6 +32,7 @@ from .coupling import (
     positions_of,
     solve,
 )
+from .flow import flow
 from .folds import folds_of
 from .labels import Book
 from .links import sets
@@ -187,7 +188,10 @@ def observe(
             unknown |= tracer.unknown
             sites += tracer.sites
             if not training:
-                found = tuple(r for r in residuals(tracer.ops, tracer.entered) if replaceable(r, tracer, book))
+                made = {op for t in outputs(out) if (op := tracer.label(t).op) is not None}
+                sizes = {name: p.numel() for name, p in model.named_parameters(remove_duplicate=False)}
+                every = residuals(tracer.ops, tracer.entered, made, sizes)
+                found = tuple(r for r in every if replaceable(r, tracer, book))
     hold(model, book, pin)
     shared_storage(model, book)
     samples = inputs[0].shape[0] if inputs[0].dim() else 1
@@ -200,16 +204,24 @@ def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = (
 
 
 def replaceable(residual: Residual, tracer: Tracer, book: Book) -> bool:
-    """Whether a zero of the right shape can stand for the branch; if so, its width is counted from now on."""
-    first, last = (tracer.made.get(residual.modules[k]) for k in (0, -1))
-    if first is None or last is None or len(first.taken) != len(last.shape) or last.ids is None:
-        return False
-    ratio = [-(-a // b) for d, (a, b) in enumerate(zip(first.taken, last.shape, strict=True)) if d != last.axis]
-    sizes = [b for d, b in enumerate(last.shape) if d != last.axis]
-    source = [a for d, a in enumerate(first.taken) if d != last.axis]
-    if any(-(-a // r) != b for a, r, b in zip(source, ratio, sizes, strict=True)):
-        return False
-    book.count("zero", residual.modules[-1], last.axis, ",".join(map(str, ratio)), last.ids)
+    """Whether zeros of the right shapes can stand for the modules of the branch; if so, their widths are counted from
+    now on. A module between that keeps the shape needs none: its input passes."""
+    found = []
+    for path in residual.modules:
+        made = tracer.made.get(path)
+        if made is None:
+            return False
+        if path != residual.modules[-1] and made.shape == made.taken and not made.items:
+            continue
+        if made.ids is None or len(made.taken) != len(made.shape):
+            return False
+        pairs = [p for d, p in enumerate(zip(made.taken, made.shape, strict=True)) if d != made.axis]
+        if any(b == 0 or -(-a // -(-a // b)) != b for a, b in pairs):
+            return False
+        ratio = ",".join(str(-(-a // b)) for a, b in pairs)
+        found.append((path, made.axis, f"{ratio};{made.items}", made.ids))
+    for path, axis, role, ids in found:
+        book.count("zero", path, axis, role, ids)
     return True
 
 
@@ -261,7 +273,9 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         if axis.kind == "attribute" and forms[key].terms:
             attributes.append(Attribute(axis.owner, axis.role, axis.place, forms[key]))
         elif axis.kind == "zero":
-            zeros.append(Zero(axis.owner, axis.place, tuple(map(int, axis.role.split(","))), forms[key]))
+            ratio, _, items = axis.role.partition(";")
+            sizes = tuple(map(int, ratio.split(","))) if ratio else ()
+            zeros.append(Zero(axis.owner, axis.place, sizes, forms[key], int(items)))
         elif axis.kind in {"tensor", "values"}:
             place = axis.place if axis.kind == "tensor" else VALUES
             for g, positions in positions_of(axis, solved).items():
@@ -304,6 +318,7 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         fixed_macs=0,
         links=tuple(sorted(links)),
         folds=tuple(replace(f, width=renumbered(f.width)) for f in folds_of(book, solved)),
+        steps=flow(traced.passes[0].ops, {term.op for term in book.terms}),
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in named.items()},
     )
 

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from prunus.engine.checkpoint import Checkpoints
 from prunus.engine.config import Fit
-from prunus.engine.data import Data, Split, Stream, load
+from prunus.engine.data import Data, load
 from prunus.engine.loop import evaluate, fit
 from prunus.engine.processes import join
 from prunus.engine.runtime import Runtime
-from prunus.engine.split import stratified, with_validation
+from prunus.engine.split import with_validation
 from prunus.engine.task import goodness
 from prunus.engine.watch import JsonLines, Lines, Trackers, Watcher
 from prunus.lab import folder, job
+from prunus.lab.portion import limited
 from prunus.lab.recipe import PUBLISHED, Recipe, Source, Sparsity, only_fit
 from prunus.lab.stages import CHECKPOINTS
+from prunus.lab.supplies import NOTHING, supplies, wants_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +95,7 @@ def data_of(source: Source) -> Data:
     )
     if source.limit is None:
         return data
-    parts = {name: _limited(getattr(data, name), source.limit) for name in ("train", "test", "validation")}
+    parts = {name: limited(getattr(data, name), source.limit) for name in ("train", "test", "validation")}
     data = replace(data, **parts)
     return with_validation(data, source.validation) if source.validation else data
 
@@ -125,11 +127,18 @@ def sparsity(bench: Bench, upstream: Path | None, out: Path) -> None:
 
 
 def cut(bench: Bench, upstream: Path | None, out: Path) -> None:
-    """Cut, with proof."""
+    """Cut, with proof. A method that reads data gets the train part, in batches of the fine-tuning."""
     assert bench.recipe.prune is not None
     model, description, plan = opened(bench, upstream)
     wanted = job.checked(replace(bench.recipe.prune, seed=bench.runtime.seed))
-    pruned = job.make(model, bench.example, wanted)
+    method = job.configured(wanted.method, wanted.options)
+    reads = NOTHING
+    if wanted.repair or wants_data(method):
+        bench.runtime.settled(model)
+        size = (bench.recipe.finetune or bench.recipe.train or Fit()).batch_size
+        runtime, task, repair = bench.runtime, bench.task, wanted.repair
+        reads = supplies(method, bench.data, runtime=runtime, task=task, batch_size=size, repair=repair)
+    pruned = job.make(model, bench.example, wanted, reads)
     results = job.answer(job.Outcome(pruned, job.Accuracy(), None), wanted)
     results.pop("accuracy")
     if join(bench.runtime).rank == 0:
@@ -143,7 +152,8 @@ def finetune(bench: Bench, upstream: Path | None, out: Path, *, dense: Path | No
     assert section is not None
     model, description, plan = opened(bench, upstream)
     teacher = opened(bench, dense)[0] if section.teacher else None
-    trained(bench, model, section, out, description, plan, teacher=teacher)
+    hooks = job.holding(bench.recipe.prune, model)
+    trained(bench, model, section, out, description, plan, hooks=hooks, teacher=teacher)
 
 
 def measured(bench: Bench, networks: Mapping[str, Path | None]) -> dict[str, Any]:
@@ -223,6 +233,9 @@ def trained(
         watchers=watchers,
         progress=bench.progress,
     )
+    for hook in hooks or ():
+        if hasattr(hook, "settle"):
+            hook.settle()
     if join(bench.runtime).rank == 0:
         best = {} if history.best is None else {"best": history.best, "selection": bench.recipe.selection}
         results = {"epochs": len(history), **best, "training_seconds": history.seconds}
@@ -233,10 +246,3 @@ def _published(bench: Bench, model: nn.Module) -> Published:
     """How good a model is on the test part."""
     metrics = evaluate(model, bench.data, task=bench.task, runtime=replace(bench.runtime, compile=False))
     return Published(goodness(metrics), metrics)
-
-
-def _limited(part: Any, limit: int) -> Any:
-    """At most so many samples of a part, evenly of all classes, always the same ones."""
-    if not isinstance(part, Split | Stream) or len(part) <= limit:
-        return part
-    return part.subset(stratified(part.labels, limit / len(part))[1])

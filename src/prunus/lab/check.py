@@ -23,6 +23,7 @@ from prunus.engine.task import Classification, logits
 from prunus.errors import DataError, ExampleError, InputError, UnknownName
 from prunus.lab import chain, job
 from prunus.lab.recipe import Recipe, only_fit
+from prunus.lab.supplies import wants_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -183,9 +184,14 @@ def _validation(bench: chain.Bench, model: nn.Module) -> float:
 
 
 def _cut(bench: chain.Bench, model: nn.Module) -> Pruned:
-    """The cut as it will be, without its proof."""
-    assert bench.recipe.prune is not None
-    wanted = job.checked(replace(bench.recipe.prune, seed=bench.runtime.seed, check=False))
+    """The cut as it will be, without its proof. By chance and at once where the method reads data, which takes long and
+    may not be there."""
+    cut = bench.recipe.prune
+    assert cut is not None
+    if wants_data(job.configured(cut.method, cut.options)):
+        cut = replace(cut, method="random", options={}, steps=1)
+    cut = replace(cut, repair=())
+    wanted = job.checked(replace(cut, seed=bench.runtime.seed, check=False))
     return job.make(model, bench.example, wanted)
 
 

@@ -29,7 +29,8 @@ def explained(recipe: Recipe) -> list[tuple[str, str]]:
         aims = {"target": cut.target, "rates": cut.rates, "widths": cut.widths, "drop": cut.drop}
         aim = ", ".join(f"{name} {_short(value)}" for name, value in aims.items() if value)
         options = "".join(f", {name}={value}" for name, value in cut.options.items())
-        lines.append(("prune", f"{aim}, ranked by {cut.method}{options}; " + ("proven" if cut.check else "not proven")))
+        end = "zeros, no cut" if cut.method == "weights" else "proven" if cut.check else "not proven"
+        lines.append(("prune", f"{aim}, ranked by {cut.method}{options}; {end}"))
     lines.append(("finetune", _training(recipe.finetune) if recipe.finetune else "skipped: no [finetune]"))
     lines.append(("evaluate", f"the test part, once for each network; selection: {recipe.selection}"))
     return lines

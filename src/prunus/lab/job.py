@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from prunus.engine.history import History
     from prunus.engine.runtime import Runtime
     from prunus.engine.task import Task
-    from prunus.methods import Method
+    from prunus.lab.supplies import Supplies
+    from prunus.methods import Method, Search
 
 __all__ = [
     "Accuracy",
@@ -32,6 +33,7 @@ __all__ = [
     "configured",
     "do",
     "finetune",
+    "holding",
     "left",
     "make",
     "plain_metrics",
@@ -55,6 +57,9 @@ class Cut:
     attention     what attention loses where both can go: whole "heads", or "width" (the same slots of every head)
     seed          for methods that draw
     check         prove the cut
+    repair        what is done for the network after the cut, without training: "fold", "reconstruct", "statistics"
+    steps         cuts that lead to what is asked for, each scored on what the one before left
+    schedule      how fast they go: "linear", or "cubic", most of it early
     """
 
     target: Target | str | None = None
@@ -69,6 +74,9 @@ class Cut:
     attention: Literal["heads", "width"] = "heads"
     seed: int = 0
     check: bool = True
+    repair: tuple[str, ...] = ()
+    steps: int = 1
+    schedule: Literal["linear", "cubic"] = "linear"
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,15 @@ def do(
     runtime: Runtime,
     task: Task | None = None,
     progress: bool = False,
+    batch_size: int = 128,
 ) -> Outcome:
-    """Prune `model` as `cut` says, fine-tune on the train part of `data`, measure on the test part at each stage."""
+    """Prune `model` as `cut` says, fine-tune on the train part of `data`, measure on the test part at each stage.
+
+    batch_size: of the batches that a method reads to score.
+    """
     from prunus.engine.loop import evaluate
     from prunus.engine.task import goodness
+    from prunus.lab.supplies import supplies
 
     def top1(net: nn.Module) -> float | None:
         if data is None:
@@ -122,7 +135,9 @@ def do(
     if after is not None and data is None:
         raise InputError("fine-tuning needs data; give --data, or leave out --finetune-epochs")
     before = top1(model)
-    pruned = make(model, example, cut)
+    method = configured(cut.method, cut.options)
+    reads = supplies(method, data, runtime=runtime, task=task, batch_size=batch_size, repair=cut.repair)
+    pruned = make(model, example, cut, reads)
     cut_only = top1(pruned.model)
     if after is None or data is None:
         return Outcome(pruned, Accuracy(before, cut_only), None)
@@ -132,13 +147,18 @@ def do(
 
 def checked(cut: Cut) -> Cut:
     """`cut` with its target parsed. Refuses at once what needs neither model nor data to be refused."""
-    from prunus.asked import the_target
+    from prunus.asked import check_way, the_target
+    from prunus.repair import repairs_of
+    from prunus.stepwise import Steps
 
-    configured(cut.method, cut.options)
-    return replace(cut, target=the_target(cut.target, cut.rates, cut.widths, cut.drop))
+    method = configured(cut.method, cut.options)
+    goal = the_target(cut.target, cut.rates, cut.widths, cut.drop, method)
+    check_way(method, goal, cut.drop, Steps(cut.steps, cut.schedule).count, None)
+    repairs_of(cut.repair)
+    return replace(cut, target=goal)
 
 
-def configured(name: str, options: Mapping[str, Any]) -> Method:
+def configured(name: str, options: Mapping[str, Any]) -> Method | Search:
     """The method of that name with settings of its own. Raises UnknownName, InputError."""
     from prunus.methods import method_of
 
@@ -172,10 +192,22 @@ def attached(
     return attach(model, example, target, epochs, pin=pin, seed=seed)
 
 
-def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
-    """The cut itself."""
-    from prunus.api import prune
+def holding(cut: Cut | None, model: nn.Module) -> list[Any]:
+    """Hooks that keep the zeros of a network that `cut` thinned; none for methods that remove channels."""
+    method = None if cut is None else configured(cut.method, cut.options)
+    if cut is None or not callable(getattr(method, "thin", None)):
+        return []
+    from prunus.methods import Held
 
+    return [Held.of(model, getattr(method, "include", ()), cut.pin)]
+
+
+def make(model: nn.Module, example: Tensor, cut: Cut, reads: Supplies | None = None) -> Pruned:
+    """The cut itself. reads: for a method that needs data."""
+    from prunus.api import Steps, prune
+    from prunus.lab.supplies import NOTHING
+
+    reads = reads or NOTHING
     place = next((tensor.device for tensor in model.parameters()), example.device)
     return prune(
         model,
@@ -191,6 +223,11 @@ def make(model: nn.Module, example: Tensor, cut: Cut) -> Pruned:
         attention=cut.attention,
         seed=cut.seed,
         check=cut.check,
+        data=reads.data,
+        loss=reads.loss,
+        evaluate=reads.evaluate,
+        repair=cut.repair,
+        steps=Steps(cut.steps, cut.schedule),
     )
 
 
@@ -205,16 +242,24 @@ def finetune(
     progress: bool = True,
 ) -> History:
     """Train a cut network back, in place. config: by default 10 epochs of SGD at .02, cosine, without augmentation.
+    Weights that the method `weights` zeroed stay 0.
 
     data: a `Data` (its train part), or batches that start anew each time. teacher: distil from its logits.
     """
     from prunus.api import Pruned
     from prunus.engine.config import Fit
     from prunus.engine.loop import fit
+    from prunus.methods import Held, Thinned
 
     model = small.model if isinstance(small, Pruned) else small
     settings = config or Fit(epochs=10, lr=0.02)
-    return fit(model, data, settings, teacher=teacher, runtime=runtime, task=task, progress=progress)
+    masks = Held(model, small.masks) if isinstance(small, Thinned) else None
+    hooks = () if masks is None else (masks,)
+    try:
+        return fit(model, data, settings, hooks=hooks, teacher=teacher, runtime=runtime, task=task, progress=progress)
+    finally:
+        if masks is not None:
+            masks.settle()
 
 
 def augmented(data: Data, how: str) -> Augment:
@@ -242,10 +287,12 @@ def plain_metrics(metrics: Any) -> Any:
 
 
 def widths(pruned: Pruned) -> tuple[Width, ...]:
-    """Every group that could be pruned, in the order of the network."""
+    """Every group that could be pruned, in the order of the network; those of dropped branches are gone."""
+    gone = pruned.coupling.without([d.name for d in pruned.plan.dropped])[2]
     return tuple(
         Width(group.name, group.width, kept, tuple(tensor.rpartition(".")[0] or tensor for tensor in group.producers()))
-        for group, kept in zip(pruned.plan.groups, pruned.plan.widths, strict=True)
+        for g, (group, kept) in enumerate(zip(pruned.plan.groups, pruned.plan.widths, strict=True))
+        if g not in gone
     )
 
 
@@ -256,7 +303,10 @@ def left(before: float, after: float) -> float:
 
 def answer(outcome: Outcome, cut: Cut) -> dict[str, Any]:
     """The result as plain data, for JSON."""
+    from prunus.methods.sparsity import Thinned, as_json
+
     pruned, kinds = outcome.pruned, ("macs", "params", "nonzero", "bytes")
+    thin = {"sparsity": as_json(pruned, pruned.sizes())} if isinstance(pruned, Thinned) else {}
     before, after = ({kind: getattr(cost, kind) for kind in kinds} for cost in (pruned.before, pruned.after))
     return {
         "method": cut.method,
@@ -271,4 +321,5 @@ def answer(outcome: Outcome, cut: Cut) -> dict[str, Any]:
         "dropped": [dropped.name for dropped in pruned.plan.dropped],
         "notes": list(pruned.notes),
         "accuracy": asdict(outcome.accuracy),
+        **thin,
     }

@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
-__all__ = ["Bar", "Facts", "Page", "Section", "Table", "Widths", "render"]
+from prunus.errors import InputError
+from prunus.lab import plots
+from prunus.lab.lanes import Lanes, draw
+from prunus.lab.plots import Plots
+
+__all__ = ["Bar", "Facts", "Page", "Section", "Table", "Widths", "render", "save"]
 
 _SKELETON = """<!doctype html>
 <html lang="en">
@@ -42,10 +48,12 @@ _SKELETON = """<!doctype html>
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under `head`. The first column names the row; the others hold figures and are set to the right."""
+    """Rows of text under `head`. The first column names the row; the others hold figures and are set to the right,
+    but for those numbered in `prose`, which hold sentences."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    prose: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Section:
 
     title: str
     text: str
-    body: Table | Widths | Facts
+    body: Table | Widths | Facts | Lanes | Plots
 
 
 @dataclass(frozen=True)
@@ -103,26 +111,44 @@ def render(page: Page) -> str:
     )
 
 
+def save(page: Page, file: Path) -> None:
+    """Write the HTML of `page`. Raises InputError where the file cannot be written."""
+    try:
+        file.write_text(render(page), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
+
+
 @cache
 def _style() -> str:
     return files("prunus.lab").joinpath("assets", "page.css").read_text(encoding="utf-8")
 
 
 def _section(section: Section) -> str:
-    body = section.body
-    drawn = _table(body) if isinstance(body, Table) else _widths(body) if isinstance(body, Widths) else _facts(body)
+    drawn = _drawn(section.body)
     text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
     return f"<section>\n<h2>{escape(section.title)}</h2>\n{text}{drawn}\n</section>"
 
 
+def _drawn(body: Table | Widths | Facts | Lanes | Plots) -> str:
+    if isinstance(body, Table):
+        return _table(body)
+    if isinstance(body, Widths):
+        return _widths(body)
+    if isinstance(body, Plots):
+        return plots.draw(body)
+    return draw(body) if isinstance(body, Lanes) else _facts(body)
+
+
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
-    rows = "\n".join(_row(row) for row in table.rows)
+    kinds = [' class="prose"' if column in table.prose else "" for column in range(len(table.head))]
+    head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for kind, cell in zip(kinds, table.head, strict=True))
+    rows = "\n".join(_row(row, kinds) for row in table.rows)
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
 
 
-def _row(row: Sequence[str]) -> str:
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
+    cells = "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
     return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
 
 

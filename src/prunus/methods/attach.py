@@ -27,6 +27,7 @@ from ..errors import CheckpointError, InputError, TargetError
 from ..graph.trace import nothing
 from ..result import Pruned
 from ..target import Target
+from .blocks import with_blocks
 from .score import Method, scores_of, tensors_of
 
 __all__ = ["Attached"]
@@ -72,6 +73,9 @@ class Attached:
     def after_step(self) -> None:
         """After the optimizer's step."""
 
+    def settle(self) -> None:
+        """After the training, before its weights are saved: leave in them what the method decided."""
+
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors."""
         return {"method": type(self.method).__name__}
@@ -92,8 +96,9 @@ class Attached:
         place = next(self.model.parameters()).device
         example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         scores = scores_of(self.method, self.model, self.coupling, self.seed)
-        kept, notes = within(self.coupling, scores, goal, scope=self.method.scope)
-        return cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes)
+        drop = with_blocks(self.method, self.model, self.coupling, goal, (), self.seed)
+        kept, notes = within(self.coupling, scores, goal, drop, scope=self.method.scope)
+        return cut(self.model, example, self.coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
 
     def entries(self, role: str) -> list[tuple[Tensor, Tensor]]:
         """The tensors that prunable groups have in this role, each once, with the entries of axis 0 that belong to them

@@ -1,40 +1,162 @@
-"""What a scoring method is: one number a channel, low goes first."""
+"""What a method is: one number a channel, low goes first; or a search for the channels themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import DataError, InputError, TargetError
 from ..graph.coupling import Coupling, Group, Member
+from ..select import Costs
+from ..state import as_found, same_draws
+from ..target import Target
+from .batches import Feed, Loss, checked_data, cross_entropy, is_pair
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 class Method(Protocol):
-    """Ranks the channels of every group of a traced model."""
+    """Ranks the channels of every group of a traced model: `score(model, coupling, *, seed=0)` gives for each group its
+    scores, float64 (width,).
+
+    A method that wants more than weights says so in `needs`, a class attribute with some of "data", "loss", "evaluate"
+    and "example"; its `score` then has keyword parameters of these names:
+
+    data      batches as the user's iterable gives them, on the model's device; may be iterated again
+    loss      `loss(model, batch)`, a scalar tensor; cross-entropy where the user gave none and batches are (x, y)
+    evaluate  `evaluate(model)`, a float, higher is better
+    example   the example that the model was traced with
+    """
 
     @property
     def scope(self) -> str | None:
         """The scope the method demands, or None where the target decides."""
         ...
 
-    def score(self, model: nn.Module, coupling: Coupling, *, seed: int = 0) -> tuple[Floats, ...]:
-        """For each group its scores, float64 (width,)."""
+    @property
+    def score(self) -> Callable[..., tuple[Floats, ...]]:
+        """See above. Its keyword parameters are those of `needs`."""
         ...
 
 
-def scores_of(method: Method, model: nn.Module, coupling: Coupling, seed: int) -> tuple[Floats, ...]:
-    """What a method says, as float64 arrays. Raises InputError for a seed below 0."""
+class Search(Protocol):
+    """Looks for the channels that stay: `search(model, coupling, goal, *, seed=0)` gives for each group their ids,
+    within the goal, a Target. For the rest as `Method`, `needs` included."""
+
+    @property
+    def search(self) -> Callable[..., tuple[Ints, ...]]:
+        """See above."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user hands over beside the model. See `Method`."""
+
+    data: Iterable[Any] | None = None
+    loss: Loss | None = None
+    evaluate: Callable[[nn.Module], float] | None = None
+    example: Any = None
+
+
+NEEDS: Mapping[str, str] = {
+    "data": "an iterable of batches, such as a DataLoader",
+    "loss": "a function of the model and a batch that returns a scalar tensor",
+    "evaluate": "a function of the model that returns a number, the higher the better",
+    "example": "an input that the model accepts",
+}
+
+
+def searches(method: Any) -> bool:
+    """Whether the method looks for channels instead of ranking them."""
+    return callable(getattr(method, "search", None))
+
+
+def label(method: Any) -> str:
+    """What a method is called in messages: GroupFisher is group_fisher."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(method).__name__).lower()
+
+
+def needs_of(method: Any) -> frozenset[str]:
+    """What the method wants beside the weights. Raises InputError for a wish that nothing here fulfils."""
+    needs = frozenset(getattr(method, "needs", ()))
+    if not needs <= NEEDS.keys():
+        raise InputError(f"{label(method)} needs {', '.join(sorted(needs - NEEDS.keys()))}; known: {', '.join(NEEDS)}")
+    return needs
+
+
+def check_given(method: Any, given: Given, model: nn.Module) -> None:
+    """All that the method needs is there and of the right kind. Raises InputError, before any work."""
+    if given.data is not None:
+        checked_data(given.data)
+    for name in ("loss", "evaluate"):
+        if getattr(given, name) is not None and not callable(getattr(given, name)):
+            raise InputError(f"{name} is {NEEDS[name]}, not {type(getattr(given, name)).__name__}")
+    needs = needs_of(method)
+    for name, what in NEEDS.items():
+        if name in needs and name != "loss" and getattr(given, name) is None:
+            raise InputError(f"{label(method)} needs {name}=: {what}")
+    if "loss" in needs and given.loss is None and given.data is not None:
+        with same_draws(model):
+            first = next(iter(given.data), None)
+        if first is None:
+            raise DataError("data gives no batch")
+        if not is_pair(first):
+            raise InputError(f"{label(method)} needs loss=: {NEEDS['loss']}; the batches are no pairs (x, y)")
+
+
+@contextmanager
+def supplied(method: Any, model: nn.Module, seed: int, given: Given) -> Iterator[dict[str, Any]]:
+    """The keyword arguments that the method needs. What is drawn inside, as by a loader that shuffles, starts from the
+    seed; modes, buffers and random states of the model's process are then put back. Raises InputError."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed={seed!r} is no whole number of 0 or more")
-    found = method.score(model, coupling, seed=seed)
+    check_given(method, given, model)
+    everything = {
+        "data": None if given.data is None else Feed(given.data, model),
+        "loss": given.loss or cross_entropy,
+        "evaluate": given.evaluate,
+        "example": given.example,
+    }
+    with as_found(model):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        yield {name: everything[name] for name in needs_of(method)}
+
+
+def scores_of(
+    method: Method, model: nn.Module, coupling: Coupling, seed: int, given: Given | None = None
+) -> tuple[Floats, ...]:
+    """What a method says, as float64 arrays. Raises InputError for a seed below 0, and where `given` lacks a need."""
+    with supplied(method, model, seed, given or Given()) as wishes:
+        found = method.score(model, coupling, seed=seed, **wishes)
     return tuple(np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, np.float64) for s in found)
+
+
+def found_by(
+    method: Search, model: nn.Module, coupling: Coupling, goal: Target, seed: int, given: Given
+) -> tuple[Ints, ...]:
+    """What a search keeps, int64 and ascending. Raises InputError as `scores_of` does, TargetError over the budget."""
+    with supplied(method, model, seed, given) as wishes:
+        kept = method.search(model, coupling, goal, seed=seed, **wishes)
+    found = tuple(np.sort(np.asarray(ids, np.int64)) for ids in kept)
+    costs = Costs.of(coupling)
+    dense, got = costs(np.array(coupling.widths, np.int64)), costs(np.array([ids.size for ids in found], np.int64))
+    for kind, limit in goal.limits({kind: float(value) for kind, value in dense.items()}).items():
+        if got[kind] > limit:
+            raise TargetError(f"{label(method)} found {kind}={got[kind]:,}, above the {limit:,.0f} that were asked for")
+    return found
 
 
 def per_channel(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
 
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
@@ -15,27 +17,41 @@ from ..state import copied, unwrapped
 
 
 class Zero(nn.Module):
-    """Stands for a dropped branch: zeros with `width` entries on `axis`, every other axis divided by `ratio`."""
+    """Stands for a module of a dropped branch: zeros with `width` entries on `axis`, every other axis that of the first
+    tensor it is given, divided by `ratio`; beside `items` - 1 Nones where the module returned a tuple."""
 
-    def __init__(self, axis: int, width: int, ratio: tuple[int, ...]) -> None:
+    def __init__(self, axis: int, width: int, ratio: tuple[int, ...], items: int = 0) -> None:
         super().__init__()
-        self.axis, self.width, self.ratio = axis, width, ratio
+        self.axis, self.width, self.ratio, self.items = axis, width, ratio, items
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, width={self.width}, ratio={self.ratio}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = first(args, kwargs)
         sizes = [
             -(-n // r) for n, r in zip((n for d, n in enumerate(x.shape) if d != self.axis), self.ratio, strict=True)
         ]
-        return x.new_zeros([*sizes[: self.axis], self.width, *sizes[self.axis :]])
+        zero = x.new_zeros([*sizes[: self.axis], self.width, *sizes[self.axis :]])
+        return (zero, *[None] * (self.items - 1)) if self.items else zero
 
 
 class Blank(nn.Module):
     """Starts a dropped branch: zeros like its input, in memory of their own, since ops in between may work in place."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.zeros_like(first(args, kwargs))
+
+
+class Passed(nn.Module):
+    """Stands inside a dropped branch: what it is given first."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return first(args, kwargs)
+
+
+def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return next(t for t in tree_iter((args, dict(kwargs))) if isinstance(t, Tensor))
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -122,10 +138,19 @@ def remember(module: nn.Module, name: str, place: int, form: Form, widths: tuple
 
 
 def drop(model: nn.Module, branch: Dropped, widths: tuple[int, ...]) -> None:
-    """Replace a residual branch by zero."""
-    zero = Zero(branch.zero.axis, int(branch.zero.width(widths)), branch.zero.ratio)
-    first, last = branch.modules[0], branch.modules[-1]
+    """Replace a residual branch by zero. What lies in a branch that is gone already is left alone."""
+    zeros = {z.path: Zero(z.axis, int(z.width(widths)), z.ratio, z.items) for z in (branch.zero, *branch.inner)}
+    zeros[branch.modules[-1]] = zeros[branch.zero.path]
     for path in branch.modules:
         parent, _, child = path.rpartition(".")
-        stand_in = zero if path == last else Blank() if path == first else nn.Identity()
-        setattr(model.get_submodule(parent), child, stand_in)
+        owner = found_module(model, parent)
+        if owner is not None and child in owner._modules:
+            setattr(owner, child, zeros.get(path) or (Blank() if path == branch.modules[0] else Passed()))
+
+
+def found_module(model: nn.Module, path: str) -> nn.Module | None:
+    """The module of that path; None where it lay in a branch that is gone."""
+    module: nn.Module | None = model
+    for name in filter(None, path.split(".")):
+        module = None if module is None else module._modules.get(name)
+    return module

@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from ..graph.coupling import VALUES
 from ..graph.labels import Check, varying
 from ..graph.opened import opened
+from ..graph.own import known
 from ..graph.record import SUMS, Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
 from ..plan import Plan
+from .masked_own import own
 
 DROPOUT = frozenset(
     functions(
@@ -100,6 +103,9 @@ class Masking:
     sums: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> Any:
+        taught = known(call.func)
+        if taught is not None:
+            return own(self, call, taught, READS.get(taught.like), (sums_up, contracts, attends))
         kind = READS.get(call.func)
         if call.func.__name__ in SUMS and len(call.args) == 2:
             call = self.without_dropped(call)
@@ -162,6 +168,17 @@ def sums_up(mask: Masking, call: Call) -> Any:
     """Convolution, linear, matmul: removed entries read as zero."""
     kwargs = {k: mask.zeroed(call, v) for k, v in call.kwargs.items()}
     return neutral(call.func, tuple(mask.zeroed(call, a) for a in call.args), kwargs, mask.double)
+
+
+def contracts(mask: Masking, call: Call) -> Any:
+    """Einsum: removed entries of every operand read as zero, since a letter may be summed in any of them."""
+
+    def zero(value: Any) -> Any:
+        for hidden in mask.gone(call, value) if isinstance(value, Tensor) else ():
+            value = value.masked_fill(hidden, 0)
+        return value
+
+    return neutral(call.func, tree_map(zero, call.args), call.kwargs, mask.double)
 
 
 def attends(mask: Masking, call: Call) -> Any:
@@ -252,9 +269,15 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
                 "__rmatmul__",
                 "addmm",
                 "baddbmm",
+                "bilinear",
+                "lstm",
+                "gru",
+                "rnn_tanh",
+                "rnn_relu",
             ],
             sums_up,
         ),
+        (["einsum"], contracts),
         (["scaled_dot_product_attention"], attends),
         (["layer_norm", "rms_norm"], over_last),
         (["group_norm"], over_groups),

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..own import taught
 from ..record import Rule
-from . import detection, layout, mixing, norms, pointwise
+from . import detection, layout, mixing, norms, pointwise, products
 
 PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch._C._VariableFunctions)
 
@@ -29,8 +30,14 @@ def functions(names: Iterable[str]) -> dict[Any, str]:
     return found
 
 
-@lru_cache(maxsize=1)
 def table() -> Mapping[Any, Rule]:
+    """The built-in rules, and those of the user's own that are in force."""
+    own = taught()
+    return {**built_in(), **own} if own else built_in()
+
+
+@lru_cache(maxsize=1)
+def built_in() -> Mapping[Any, Rule]:
     """The built-in rules. A function listed under two rules is a mistake and refused."""
     from ...models.shortcut import take
 
@@ -59,6 +66,7 @@ def table() -> Mapping[Any, Rule]:
         (norms.POOL, norms.pooled),
         *(([name], rule) for name, rule in norms.NORM_RULES.items()),
         *(([name], rule) for name, rule in mixing.mixing_table().items()),
+        *(([name], rule) for name, rule in products.PRODUCTS.items()),
     ]
     for names, rule in families:
         for func, name in functions(names).items():

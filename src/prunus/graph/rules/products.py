@@ -1,0 +1,124 @@
+"""Products told in letters, bilinear layers, recurrent layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+from ..labels import along
+from ..record import Call
+from ..splits import batched, product
+from .mixing import belongs, finish
+
+STATE = "it is the state of a recurrent layer"
+
+
+def letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[list[str]], list[str]]:
+    """The letter of each axis of each operand, and of the result. Axes of an ellipsis are counted from its right.
+    Raises ValueError for a letter that an operand has twice: it takes a diagonal."""
+    given, arrow, out = equation.replace(" ", "").partition("->")
+    terms = []
+    for term, shape in zip(given.split(","), shapes, strict=True):
+        rest = len(shape) - len(term.replace("...", ""))
+        dots = [f"…{rest - 1 - k}" for k in range(rest)]
+        head, _, tail = term.partition("...")
+        terms.append([*head, *dots, *tail] if "..." in term else list(term))
+        if len(set(terms[-1])) < len(terms[-1]):
+            raise ValueError(f"{term} takes a diagonal")
+    every = [letter for term in terms for letter in term]
+    dots = sorted({x for x in every if x.startswith("…")}, key=lambda x: -int(x[1:]))
+    if not arrow:
+        return terms, [*dots, *sorted(x for x in set(every) if every.count(x) == 1 and not x.startswith("…"))]
+    head, _, tail = out.partition("...")
+    return terms, [*head, *dots, *tail] if "..." in out else list(out)
+
+
+def einsum(call: Call, out: Tensor) -> list[Tensor]:
+    """`einsum`: axes of one letter go together. A letter that the result lacks is summed over, as in a product."""
+    equation, *operands = call.args
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = list(operands[0])
+    if not isinstance(equation, str):
+        raise TypeError("operands with lists of axes")
+    terms, result = letters(equation, [t.shape for t in operands])
+    found: dict[str, Tensor] = {}
+    sizes: dict[str, int] = {}
+    both: set[str] = set()
+    for t, term in zip(operands, terms, strict=True):
+        for axis, letter in enumerate(term):
+            if t.shape[axis] > 1:
+                ids = call.axis(t, axis, "out" if letter in result else "in")
+                if letter in found:
+                    call.book.unite(found[letter], ids)
+                    both.add(letter)
+                found[letter] = ids if letter not in found or not bool((found[letter] >= 0).any()) else found[letter]
+                sizes[letter] = t.shape[axis]
+    free = {letter: ids for letter, ids in found.items() if bool((ids >= 0).any())}
+    summed = [letter for letter in both if letter not in result]
+    for t, term in zip(operands, terms, strict=True):
+        batched(call, t, {a for a, letter in enumerate(term) if letter in both and letter in result})
+    if len(operands) == 2 and summed:
+        if len(summed) == 1:
+            product(call, operands[0], out, found[summed[0]])
+        used = [letter for letter in sizes if letter in result or letter in both]
+        times = math.prod(sizes[letter] for letter in used if letter not in free)
+        call.book.work(call.path, call.index, times, [free[letter] for letter in used if letter in free])
+    return [along(free[letter], axis, out.shape) for axis, letter in enumerate(result) if letter in free]
+
+
+def bilinear(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.bilinear`: y_o = a W_o bᵀ over the last axes."""
+    a, b, weight, bias = (call.get(i, n) for i, n in enumerate(("input1", "input2", "weight", "bias")))
+    made = call.axis(weight, 0, "out")
+    reads = []
+    for place, (x, name) in enumerate(((a, "in1_features"), (b, "in2_features")), start=1):
+        reads.append(call.axis(weight, place, "in"))
+        call.book.unite(call.read(x, -1), reads[-1])
+        if belongs(call, weight, nn.Bilinear):
+            call.book.count("attribute", call.path, 0, name, reads[-1])
+    if belongs(call, weight, nn.Bilinear):
+        call.book.count("attribute", call.path, 0, "out_features", made)
+    call.book.work(call.path, call.index, out.numel() // out.shape[-1], [made, *reads])
+    for plane in call.label(b).planes:
+        if b.dim() - 1 not in (d for d in range(plane.dim()) if plane.stride(d) and plane.shape[d] > 1):
+            call.book.pin(plane, f"{call.name} multiplies over it")
+    return finish(call, a, out, bias, made, out.dim() - 1, [a.dim() - 1])
+
+
+def recurrent(call: Call, out: Any) -> list[list[Tensor]]:
+    """`lstm`, `gru`, `rnn_tanh`, `rnn_relu` of nn.RNNBase: what is read may shrink, the state stays."""
+    x, module, results = call.args[0], call.module, [t for t in tree_iter(out) if isinstance(t, Tensor)]
+    if not isinstance(module, nn.RNNBase) or not isinstance(call.args[-1], bool):
+        raise TypeError("not by nn.LSTM, nn.GRU or nn.RNN on a padded batch")
+    weights = module._parameters
+    read = call.read(x, -1)
+    ends = [""] + ["_reverse"] * module.bidirectional
+    made = []
+    for end in ends:
+        rows = weights[f"weight_ih_l0{end}"]
+        assert rows is not None
+        slots = call.axis(rows, 1, "in")
+        call.book.unite(read, slots)
+        call.book.work(call.path, call.index, x.numel() // x.shape[-1] * rows.shape[0], [slots])
+        name, place = ("weight_hr", 0) if module.proj_size else ("weight_hh", 1)
+        last = weights[f"{name}_l{module.num_layers - 1}{end}"]
+        assert last is not None
+        made.append(call.axis(last, place, "out" if module.proj_size else "in"))
+        call.book.pin(made[-1], STATE)
+    for state in tree_iter(call.args[1:]):
+        if isinstance(state, Tensor) and state in call.tracer.labels:
+            call.pin(state, STATE)
+    call.book.count("attribute", call.path, 0, "input_size", read)
+    return [[along(torch.cat(made), results[0].dim() - 1, results[0].shape)], *([] for _ in results[1:])]
+
+
+PRODUCTS: dict[str, Any] = {
+    "einsum": einsum,
+    "bilinear": bilinear,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
+}

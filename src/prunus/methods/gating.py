@@ -1,0 +1,238 @@
+"""Gates at work in a training; what they are is in `gates`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..asked import the_target
+from ..cutting import cut, remarks
+from ..errors import CheckpointError
+from ..result import Pruned
+from ..target import Target
+from .attach import Attached
+from .budget import Budget, mixed
+from .gates import Ints, extracted, held
+from .nuclear import layers_of, resistance
+from .reads import Reads
+
+if TYPE_CHECKING:
+    from .gates import Gates
+
+THRESHOLD = 0.5
+
+
+class Gating(Attached):
+    """`w` is the flat vector of all groups. Between two steps the model's weights are the gated network's."""
+
+    method: Gates
+    target: Target
+
+    def __init__(
+        self,
+        method: Gates,
+        model: nn.Module,
+        example: Any,
+        target: str | Target,
+        epochs: int | None = None,
+        *,
+        pin: str | nn.Module | Iterable[str | nn.Module] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(method, model, example, target, epochs, pin=pin, seed=seed)
+        widths, place = self.coupling.widths, next(self.model.parameters()).device
+        self.w = nn.Parameter(torch.full((sum(widths),), method.init, device=place))
+        self.group = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(place)
+        self.rows, self.floor = rows(widths).to(place), floors(widths, self.target).to(place)
+        self.budget = Budget.of(self.model, self.coupling, self.target, method.form, place)
+        self.reads = Reads.of(self.model, self.coupling, self.w)
+        offsets = [0, *np.cumsum(widths).tolist()]
+        self.layers = layers_of(self.model, self.coupling, offsets, sum(widths)) if method.alpha_nuc else []
+        self.step, self.frozen = 0, False
+        self.value, self.slope = (torch.zeros(n, device=place) for n in ((), (sum(widths),)))
+
+    @property
+    def freezes(self) -> int | None:
+        """S_max."""
+        if self.method.freeze is not None or self.epochs is None:
+            return self.method.freeze
+        return math.ceil(2 * self.epochs / 3)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Open gates of each group."""
+        return tuple(int(part.sum()) for part in self.reads.open.split(list(self.coupling.widths)))
+
+    def left(self) -> dict[str, float]:
+        """The share of each budgeted cost that the open gates leave."""
+        counts = torch.tensor(self.widths, device=self.w.device)
+        return {kind: float(self.budget.soft(counts, kind)) / self.budget.dense[kind] for kind in self.budget.limits}
+
+    def param_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
+        """The gates. `lr_scale` is read by `fit`; in a loop of your own pass the weights' `lr`, and the group has its
+        own."""
+        rate = {} if lr is None else {"lr": lr * self.method.lr_scale}
+        return [{"params": [self.w], "weight_decay": 0.0, "lr_scale": self.method.lr_scale, **rate}]
+
+    def epoch_start(self, e: int) -> None:
+        """Freeze at S_max."""
+        if self.freezes is not None and e >= self.freezes:
+            self.freeze()
+
+    def penalty(self) -> Tensor:
+        """The mix of L_mac and L_nuc; 0 once gates are frozen."""
+        if self.frozen:
+            return super().penalty()
+        through = self.reads.open.to(self.w.dtype) + self.w - self.w.detach()
+        counts = self.w.new_zeros(len(self.coupling.groups)).index_add(0, self.group, through)
+        l_mac, c, t = self.budget.loss(counts, self.method.alpha_mac)
+        if not self.layers:
+            return l_mac.to(self.w.dtype)
+        if self.step % self.method.refresh == 0:
+            known = dict(self.reads.values())
+            weights = [known.get(layer.name, layer.weight) for layer in self.layers]
+            value, slope = resistance(self.layers, weights, self.reads.open, self.method.eps)
+            self.value, self.slope = value.to(self.w), slope.to(self.w)
+        slope = self.slope * self.reads.open
+        l_nuc = self.method.alpha_nuc * (self.value + (slope * (self.w - self.w.detach())).sum())
+        return mixed(self.method.mix, l_nuc, l_mac, c, t, self.method.lam).to(self.w.dtype)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Set the gates as w says, and the weights as the gates say."""
+        if self.frozen:
+            self.reads.hold()
+            return
+        self.step += 1
+        together(self.w)
+        self.w.clamp_(0, 1)
+        self.reads.follow()
+        self.reads.shut(self.on())
+
+    @torch.no_grad()
+    def on(self) -> Tensor:
+        """1[w > 0.5], and of each group the highest that the target leaves it, at least one."""
+        padded = torch.cat([self.w, self.w.new_full((1,), -math.inf)])[self.rows]
+        order = self.rows.gather(1, padded.sort(dim=1, descending=True, stable=True).indices)
+        first = torch.arange(self.rows.shape[1], device=self.w.device) < self.floor.unsqueeze(1)
+        held_open = torch.cat([self.reads.open, self.reads.open[:1]]).scatter(0, order.reshape(-1), first.reshape(-1))
+        return (self.w > THRESHOLD) | held_open[:-1]
+
+    def selection(self, goal: Target) -> tuple[Ints, ...]:
+        """The channels that stay. Raises TargetError."""
+        sizes = list(self.coupling.widths)
+        on = [part.cpu().numpy() for part in self.reads.open.split(sizes)]
+        scores = [part.double().cpu().numpy() for part in self.w.detach().split(sizes)]
+        return extracted(self.coupling, on, scores, goal, self.method.scope)
+
+    def chosen(self) -> tuple[Ints, ...]:
+        """The channels whose gates are open."""
+        return tuple(np.flatnonzero(part.cpu().numpy()) for part in self.reads.open.split(list(self.coupling.widths)))
+
+    def freeze(self) -> None:
+        """The selection becomes final. Raises TargetError."""
+        if not self.frozen:
+            self._choose(self.selection(self.target))
+
+    def eligible(self) -> bool:
+        """Whether the gates are final, and so within the budget; with no S_max, whether the budget holds now."""
+        if self.freezes is not None:
+            return self.frozen
+        return held(self.coupling, self.chosen(), self.target)
+
+    def settle(self) -> None:
+        """After the training: the final selection in the weights as they are now, and no hook left."""
+        self.reads.hold()  # of what is left, such as an average, nothing where gates are shut
+        self.freeze()
+        self.reads.release()
+
+    def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
+        """Cut a copy to the open gates, or, for another target than that of `attach`, to what w says of it."""
+        goal = self.target if target is None else the_target(target, None, None, ())
+        assert goal is not None
+        self.reads.hold()
+        if not self.frozen or goal != self.target:
+            self._choose(self.selection(goal))
+        self.settle()
+        kept = self.chosen()
+        notes = remarks(self.coupling, goal, [len(k) for k in kept], ())
+        place = self.w.device
+        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
+        small = cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes)
+        return told(small)
+
+    @torch.no_grad()
+    def _choose(self, kept: Iterable[Ints]) -> None:
+        on, first = torch.zeros_like(self.reads.open), 0
+        for width, ids in zip(self.coupling.widths, kept, strict=True):
+            on[first + torch.from_numpy(ids).to(on.device)] = True
+            first += width
+        if not torch.equal(on, self.reads.open):
+            self.reads.follow()
+            self.reads.shut(on)
+        self.frozen, self.reads.learning[0] = True, False
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "w": self.w.detach().clone(),
+            "open": self.reads.open.clone(),
+            "behind": {name: value.clone() for name, value in self.reads.values()},
+            "step": self.step,
+            "frozen": self.frozen,
+            "nuclear": [self.value.clone(), self.slope.clone()],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if state["w"].shape != self.w.shape or set(state["behind"]) != {name for name, _ in self.reads.values()}:
+            raise CheckpointError("the gates of the state are those of another network")
+        self.w.copy_(state["w"])
+        for name, value in self.reads.values():
+            value.copy_(state["behind"][name])
+        self.step, self.frozen = state["step"], state["frozen"]
+        self.reads.learning[0] = not self.frozen
+        self.value, self.slope = (part.to(self.w) for part in state["nuclear"])
+        on = state["open"].to(self.w.device)
+        if self.frozen:
+            self.reads.open.copy_(on)
+            self.reads.hold()
+        else:
+            self.reads.shut(on)
+
+
+def rows(widths: Sequence[int]) -> Tensor:
+    """The flat indices of each group's gates (groups, largest width), padded with the number of gates."""
+    first, total, most = np.cumsum([0, *widths]), sum(widths), max(widths)
+    return torch.tensor([[a + k if k < n else total for k in range(most)] for a, n in zip(first, widths, strict=False)])
+
+
+def floors(widths: Sequence[int], goal: Target) -> Tensor:
+    """The fewest channels of each group under the target's `min` and `max_rate`."""
+    fewest = (max(1, goal.min_channels, math.ceil(n * (1 - goal.max_rate) - 1e-9)) for n in widths)
+    return torch.tensor([min(n, least) for n, least in zip(widths, fewest, strict=True)])
+
+
+def together(w: Tensor) -> None:
+    """The same gates in all processes, whatever loop averages their gradients: the mean of all."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        world = torch.distributed.get_world_size()
+        if world > 1:
+            whole = w.detach().double()
+            torch.distributed.all_reduce(whole)
+            w.copy_(whole / world)
+
+
+def told(small: Pruned) -> Pruned:
+    """With a note where norms counted channels that gates had shut."""
+    if small.proof is None or not small.proof.shifted_by or small.proof.statistics_shift <= small.proof.tolerance:
+        return small
+    names = ", ".join(small.proof.shifted_by[:3])
+    note = f"{names}: counted the shut channels in training and does not after the cut; train on"
+    return replace(small, notes=(*small.notes, note))

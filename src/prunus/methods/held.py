@@ -1,0 +1,120 @@
+"""Masks held while a network trains.
+
+    held = Held.of(small.model)              # or Held(model, masks)
+    held.hold(optimizer)                     # once; see below
+    for x, y in loader:
+        …
+        optimizer.step()
+        held.after_step()
+
+`after_step` zeroes the masked weights again, which is all that the function of the network needs. Without `hold` their
+gradients still count in a clipped norm, and momentum gathers under the mask. `hold` puts an end to both: a hook on each
+weight zeroes the masked entries of its gradient, before they are accumulated or averaged over processes, and a hook on
+the optimizer zeroes the masked entries of every state tensor of the weight's shape (momentum, Adam's moments) after
+each step. `release` takes the hooks away; `settle`, after the training, does so too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, InputError
+from ..state import unwrapped
+from .masks import Masks, considered, from_zeros
+
+__all__ = ["Held"]
+
+
+class _Removable(Protocol):
+    def remove(self) -> None: ...
+
+
+class Held:
+    """Masks on a model, bare or wrapped. What they do not keep is zeroed at once. Raises InputError where they do not
+    fit."""
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        own = dict(unwrapped(model).named_parameters(remove_duplicate=False))
+        for name, mask in masks.items():
+            if name not in own or own[name].shape != mask.shape:
+                raise InputError(f"a mask of shape {tuple(mask.shape)} for {name} does not fit the model")
+        self.weights = {name: own[name] for name in masks}
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self._gone: dict[str, Tensor] = {}
+        self._hooks: list[_Removable] = []
+        self.change(masks)
+
+    @classmethod
+    def of(cls, model: nn.Module, include: Iterable[str] = (), pin: Iterable[str | nn.Module] = ()) -> Held:
+        """The zeros that a pruned network has, held. include and pin: see `considered`."""
+        bare = unwrapped(model)
+        return cls(bare, from_zeros(considered(bare, include, pin)))
+
+    @property
+    def masks(self) -> Masks:
+        """True where a weight stays."""
+        return {name: ~gone for name, gone in self._gone.items()}
+
+    def change(self, masks: Mapping[str, Tensor]) -> None:
+        """Hold these masks from now on."""
+        self._gone = {name: ~masks[name].to(p.device, torch.bool) for name, p in self.weights.items()}
+        self.after_step()
+        for optimizer in self.optimizers:
+            self._state(optimizer)
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+        """Mask gradients, and the state of this optimizer, until `release`."""
+        if not self.optimizers:
+            trained = [(name, p) for name, p in self.weights.items() if p.requires_grad]
+            self._hooks += [p.register_hook(lambda grad, name=name: self._gradient(name, grad)) for name, p in trained]
+        self.optimizers.append(optimizer)
+        self._hooks.append(optimizer.register_step_post_hook(lambda done, *_: self._state(done)))
+        self._state(optimizer)
+
+    def release(self) -> None:
+        """Take away every hook. `after_step` still works."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self.optimizers = [], []
+
+    def after_step(self) -> None:
+        """Zero the masked weights."""
+        with torch.no_grad():
+            for name, p in self.weights.items():
+                p.masked_fill_(self._on(name, p.device), 0)
+
+    def settle(self) -> None:
+        """After a training: zero what an average of the weights brought back, and `release`."""
+        self.after_step()
+        self.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks."""
+        return {"method": "Held", "masks": self.masks}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hold the masks of a state. Raises CheckpointError for another network's."""
+        masks = state.get("masks", {})
+        if {n: tuple(m.shape) for n, m in masks.items()} != {n: tuple(p.shape) for n, p in self.weights.items()}:
+            raise CheckpointError("the state holds masks of other weights than this model's")
+        self.change(masks)
+
+    def _on(self, name: str, device: torch.device) -> Tensor:
+        """What goes, on the device that the weight may have moved to."""
+        if self._gone[name].device != device:
+            self._gone[name] = self._gone[name].to(device)
+        return self._gone[name]
+
+    def _gradient(self, name: str, grad: Tensor) -> Tensor:
+        return grad.masked_fill(self._on(name, grad.device), 0)
+
+    def _state(self, optimizer: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            for name, p in self.weights.items():
+                for value in optimizer.state[p].values() if p in optimizer.state else ():
+                    if isinstance(value, Tensor) and value.shape == p.shape:
+                        value.masked_fill_(self._on(name, value.device), 0)

@@ -1,0 +1,204 @@
+"""Rates per group by measured sensitivity, after Li et al. 2017 (arXiv:1608.08710), section 3.2 and figure 2.
+
+The paper removes channels from one layer at a time, at several rates, measures the network each time, and chooses a
+rate for each layer by eye: sensitive layers keep more. `curves` is that measurement, on groups in place of layers.
+
+`Sensitivity` replaces the eye. In group g let v_g(w) be the measured value at width w, made monotone and linear between
+the widths that were measured. The channel whose removal leads from width w to w - 1 then scores
+
+    s = (v_g(w) - v_g(w - 1)) / (MACs that one channel of g costs in the dense network),
+
+and the usual selection takes the channels of least loss per multiply-accumulate until the budget holds. This is the
+greedy choice of the next width, group by group, at steps as small as the network allows. Scores within a group rise
+with every removal, as the loss per channel that is yet to come; which channel goes first is said by `base`.
+
+Groups do not know of each other: that losses add up is an assumption, and the fine-tuning is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from torch import nn
+
+from ..asked import names, the_model
+from ..cutting import trace
+from ..errors import InputError
+from ..graph.coupling import Coupling
+from ..graph.trace import nothing
+from ..plan import plan_for
+from ..select import Costs, followed, to_widths
+from ..surgery import apply
+from .score import Floats, Given, Method, Search, label, scores_of, searches
+
+RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a network is worth when one group is narrowed and all others are whole. widths fall; values[k] belongs to
+    widths[k], and widths[0] is the dense width."""
+
+    group: str
+    widths: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The fractions that were removed."""
+        return tuple(1 - width / self.widths[0] for width in self.widths)
+
+    def near(self, rate: float) -> float:
+        """The value measured at the rate nearest to this one."""
+        return min(zip(self.rates, self.values, strict=True), key=lambda point: abs(point[0] - rate))[1]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One curve a group, in the order of the network. dense: the value of the whole network."""
+
+    dense: float
+    curves: tuple[Curve, ...]
+
+    def __str__(self) -> str:
+        lines = [f"whole: {self.dense:.4g}"]
+        for curve in self.curves:
+            points = ", ".join(f"{w} {v:.4g}" for w, v in zip(curve.widths[1:], curve.values[1:], strict=True))
+            lines.append(f"{curve.group}  {curve.widths[0]}: {points}")
+        return "\n".join(lines)
+
+
+def legal_widths(coupling: Coupling, g: int, rates: Sequence[float]) -> list[int]:
+    """The widths of group g at these rates, rounded down to what the group allows, widest first and each once."""
+    group = coupling.groups[g]
+    asked = (math.floor(group.width * (1 - rate) + 1e-9) // group.step * group.step for rate in rates)
+    return sorted({max(group.step, width) for width in asked} - {group.width}, reverse=True)
+
+
+def curves(
+    model: nn.Module,
+    coupling: Coupling,
+    scores: Sequence[Floats],
+    evaluate: Callable[[nn.Module], float],
+    rates: Sequence[float] = RATES,
+) -> Curves:
+    """Cut one group at a time, lowest scores first, and measure. Linked groups are cut together. Raises InputError
+    where `evaluate` gives no finite number."""
+
+    def value(small: nn.Module) -> float:
+        found = float(evaluate(small))
+        if not math.isfinite(found):
+            raise InputError(f"evaluate gave {found}, which is no finite number")
+        return found
+
+    dense = value(model)
+    found = []
+    known: dict[tuple[int, ...], float] = {}
+    for g, group in enumerate(coupling.groups):
+        widths, values = [group.width], [dense]
+        for width in legal_widths(coupling, g, rates):
+            wanted = followed(coupling, [width if k == g else w for k, w in enumerate(coupling.widths)])
+            key = tuple(wanted)
+            if key not in known:
+                known[key] = value(apply(model, plan_for(coupling, to_widths(coupling, scores, wanted), ())))
+            widths.append(width)
+            values.append(known[key])
+        found.append(Curve(group.name, tuple(widths), tuple(values)))
+    return Curves(dense, tuple(found))
+
+
+def losses(curve: Curve) -> Floats:
+    """Loss of value with each removed channel, first removed first: (width - 1,), at least 0.
+
+    The curve is made monotone from the dense end on, and linear between its points; beyond the last one it goes on
+    with the last slope.
+    """
+    lost = np.maximum.accumulate(np.maximum(0.0, curve.values[0] - np.array(curve.values)))
+    slopes = [
+        np.full(a - b, (y - x) / (a - b))
+        for (a, b), (x, y) in zip(pairwise(curve.widths), pairwise(lost.tolist()), strict=True)
+    ]
+    slopes.append(np.full(curve.widths[-1] - 1, slopes[-1][-1] if slopes else 0.0))
+    return np.concatenate(slopes)
+
+
+def channel_macs(coupling: Coupling) -> Floats:
+    """What the dense network saves in MACs with one channel fewer in each group: (groups,)."""
+    cost = Costs.of(coupling)
+    dense = np.array(coupling.widths, np.int64)
+    whole = cost(dense)["macs"]
+    steps = [group.step for group in coupling.groups]
+    saved = [whole - cost(dense - step * (np.arange(dense.size) == g))["macs"] for g, step in enumerate(steps)]
+    return np.maximum(1.0, np.array(saved, np.float64)) / np.array(steps, np.float64)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Greedy rates per group from measured curves.
+
+    base   what ranks the channels of one group: the name of a method that needs weights alone
+    rates  the removed fractions at which each group is measured
+    """
+
+    base: str = "magnitude"
+    rates: tuple[float, ...] = RATES
+    scope: str | None = "global"
+    needs: ClassVar[frozenset[str]] = frozenset({"evaluate"})
+
+    def __post_init__(self) -> None:
+        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
+            raise InputError(f"sensitivity: rates={self.rates} are fractions between 0 and 1")
+
+    def score(
+        self, model: nn.Module, coupling: Coupling, *, evaluate: Callable[[nn.Module], float], seed: int = 0
+    ) -> tuple[Floats, ...]:
+        from . import method_of
+
+        ranks = scores_of(cast("Method", method_of(self.base)), model, coupling, seed)
+        measured = curves(model, coupling, ranks, evaluate, self.rates)
+        macs = channel_macs(coupling)
+        scores = []
+        for g, (curve, rank) in enumerate(zip(measured.curves, ranks, strict=True)):
+            # Rising, and with a last difference so small that it only orders what is equal.
+            rising = np.maximum.accumulate(losses(curve) / macs[g])
+            score = np.empty(rank.size)
+            score[np.argsort(rank, kind="stable")] = np.append(rising, rising[-1] if rising.size else 0.0)
+            scores.append(score)
+        return tuple(scores)
+
+
+def sensitivity(
+    model: nn.Module,
+    example: Any,
+    evaluate: Callable[[nn.Module], float],
+    *,
+    method: str | Method | Search = "magnitude",
+    rates: Sequence[float] = RATES,
+    pin: str | nn.Module | Sequence[str | nn.Module] = (),
+    attention: str = "heads",
+    seed: int = 0,
+    data: Any = None,
+    loss: Any = None,
+) -> Curves:
+    """Measure how much each group can lose: `evaluate(small_model)`, higher is better, with one group cut at a time.
+
+    rates: the fractions of a group that are removed in turn. method: what ranks its channels; data and loss are for
+    methods that need them. Takes about groups × rates evaluations. Nothing is changed. Raises what `prune` raises.
+    """
+    from . import method_of
+
+    if not rates or not all(0 < rate < 1 for rate in rates):
+        raise InputError(f"rates={tuple(rates)} are fractions between 0 and 1")
+    dense, chosen = the_model(model), method_of(method)
+    if searches(chosen):
+        raise InputError(f"{label(chosen)} looks for channels and ranks none; sensitivity needs a ranking")
+    coupling = trace(dense, example, pin=names(pin), attention=attention)
+    if not coupling.groups:
+        raise nothing(coupling)
+    scores = scores_of(cast("Method", chosen), dense, coupling, seed, Given(data, loss, evaluate, example))
+    return curves(dense, coupling, scores, evaluate, rates)

@@ -1,0 +1,146 @@
+"""The layers that read removed channels, and what runs into and out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..graph.coupling import Coupling
+from ..methods.batches import inputs
+from ..plan import Plan
+from ..state import call_model
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A dense network, the one that was cut from it, and what there is to repair it with."""
+
+    dense: nn.Module
+    small: nn.Module
+    plan: Plan
+    coupling: Coupling
+    data: Iterable[Any] | None
+    example: Any
+    seed: int
+
+    def batches(self, images: int) -> Iterator[Any]:
+        """Model inputs, until there were so many samples."""
+        assert self.data is not None
+        seen = 0
+        for batch in self.data:
+            given = inputs(batch)
+            yield given
+            seen += next(t.shape[0] for t in _tensors(given))
+            if seen >= images:
+                return
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer that read channels which are gone. read, made: the entries that stay of its inputs and outputs, as
+    booleans over the dense ones; factor: what the cut multiplied each kept output by, as softmax scales want it; norm:
+    the batch norm that alone reads its output, if there is one."""
+
+    name: str
+    dense: nn.Linear | Convolution
+    small: nn.Linear | Convolution
+    read: Tensor
+    made: Tensor
+    factor: Tensor
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None
+
+    def shift(self, by: Tensor) -> bool:
+        """Add to the outputs, given for every dense one: to the bias, or to what the batch norm takes off. False where
+        there is neither."""
+        by = by[self.made.to(by.device)] * self.factor.to(by.device)
+        with torch.no_grad():
+            if self.small.bias is not None:
+                self.small.bias += by.to(self.small.bias)
+            elif self.norm is not None and self.norm.running_mean is not None:
+                self.norm.running_mean -= by.to(self.norm.running_mean)
+            else:
+                return False
+        return True
+
+
+def readers(work: Work) -> tuple[list[Reader], list[str]]:
+    """Layers that read removed channels, in the order of the forward; and the names of others that did, which no
+    repair here knows: grouped convolutions, parametrised weights, weights used twice."""
+    masks, factors = work.plan.masks(), work.plan.factors()
+    dense, small = dict(work.dense.named_modules()), dict(work.small.named_modules())
+    used = [step.tensors[0] for step in work.coupling.steps if step.tensors]
+    found, left = [], []
+    for step in work.coupling.steps:
+        tensor = step.tensors[0] if step.tensors else ""
+        mask = masks.get((tensor, 1))
+        if mask is None or mask.all():
+            continue
+        name = tensor.removesuffix(".weight")
+        one, other = dense.get(name), small.get(name)
+        plain = isinstance(one, nn.Linear | Convolution) and type(one) is type(other)
+        if plain and getattr(one, "groups", 1) == 1 and used.count(tensor) == 1 and "weight" in one._parameters:  # type: ignore[union-attr]
+            length = work.plan.fingerprint[tensor][0][0]
+            made = masks.get((tensor, 0), np.ones(length, np.bool_))
+            factor = factors.get((tensor, 0), np.ones(length))[made]
+            norm = _norm_after(work, step.op)
+            entries = (torch.from_numpy(mask), torch.from_numpy(made), torch.from_numpy(factor))
+            found.append(Reader(name, one, other, *entries, norm))  # type: ignore[arg-type]
+        elif name in small:  # what went with a dropped branch needs no repair
+            left.append(name)
+    return found, list(dict.fromkeys(left))
+
+
+def _norm_after(work: Work, op: int) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None:
+    steps = work.coupling.steps
+    at = next(k for k, step in enumerate(steps) if step.op == op)
+    after = [step for step in steps if at in step.inputs]
+    if len(after) != 1 or after[0].inputs != (at,) or after[0].name != "batch_norm":
+        return None
+    norm = dict(work.small.named_modules()).get(after[0].tensors[0].rpartition(".")[0])
+    return norm if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) else None
+
+
+class _Reached(Exception):
+    """The layer has run; the rest of the forward is not needed."""
+
+
+def passing(model: nn.Module, layer: nn.Module, given: Any) -> tuple[Tensor, Tensor]:
+    """What goes into a layer and what comes out of it, for one input of the model."""
+    caught: list[Tensor] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+        caught.extend((args[0] if args else kwargs["input"], out))
+        raise _Reached
+
+    handle = layer.register_forward_hook(hook, with_kwargs=True)
+    try:
+        call_model(model, given)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return caught[0].detach(), caught[1].detach()
+
+
+def channel_axis(layer: nn.Module, x: Tensor) -> int:
+    """Where a layer has its channels."""
+    return x.dim() - 1 if isinstance(layer, nn.Linear) else x.dim() - (len(layer.kernel_size) + 1)  # type: ignore[arg-type]
+
+
+def on_axis(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """A vector along one axis of x."""
+    return values.to(x.device).reshape([-1 if d == axis else 1 for d in range(x.dim())])
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    from torch.utils._pytree import tree_iter
+
+    return islice((t for t in tree_iter(given) if isinstance(t, Tensor) and t.dim()), 1)

@@ -1,0 +1,116 @@
+"""Least squares for the layers that read removed channels.
+
+He, Zhang and Sun 2017 (arXiv:1707.06168), section 3.1, equation 1 with the channels given: after the cut, W of a layer
+is chosen anew so that it makes of the inputs X that are left what the dense layer made, Y:
+
+    min_W ‖Y − X W‖² + λ ‖W − W₀‖²,   W = W₀ + (XᵀX + λI)⁻¹ Xᵀ (Y − X W₀).
+
+X comes from the small network as it is by then, layer after layer in the order of the forward, so that a layer also
+mends what those before it left; Y comes from the dense one. W₀ are the inherited weights: the paper has no such term
+(λ = 0), which leaves W undetermined where there are fewer rows than weights. λ is `ridge` times the mean of the
+diagonal of XᵀX. A bias takes part. No labels are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..methods.batches import device_of, moved
+from .layers import Reader, Work, passing, readers
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """images: samples that are looked at; positions: how many places of each image's feature map become rows of X;
+    ridge: see the module."""
+
+    images: int = 512
+    positions: int = 16
+    ridge: float = 1e-3
+    needs_data: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("images", "positions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"reconstruct: {name}={getattr(self, name)} must be at least 1")
+        if not self.ridge > 0:
+            raise InputError(f"reconstruct: ridge={self.ridge} must be above 0")
+
+    def mend(self, work: Work) -> list[str]:
+        """Solve for each reader in turn; says which were left as they are."""
+        modes = [(module, module.training) for module in work.small.modules()]
+        work.dense.eval()
+        work.small.eval()
+        found, left = readers(work)
+        left += [r.name for r in found if not solvable(r)]
+        try:
+            with torch.no_grad():
+                for reader in filter(solvable, found):
+                    write(reader, self.solved(work, reader))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return [f"reconstruct: left as they are: {', '.join(left)}"] if left else []
+
+    def solved(self, work: Work, reader: Reader) -> Tensor:
+        """The new weights, with the bias as a last row where there is one: float64 (inputs of an output, outputs)."""
+        old = inherited(reader)
+        squares, cross = old.new_zeros(len(old), len(old)), torch.zeros_like(old)
+        draw = torch.Generator().manual_seed(work.seed)
+        place = device_of(work.small)
+        for given in work.batches(self.images):
+            x, _ = passing(work.small, reader.small, moved(given, place))
+            _, y = passing(work.dense, reader.dense, given)
+            x, y = rows(reader, x, y.to(place), self.positions, draw)
+            squares += x.T @ x
+            cross += x.T @ (y - x @ old)
+        weight = self.ridge * squares.diagonal().mean()
+        squares.diagonal().add_(weight.clamp(min=torch.finfo(torch.float64).tiny))
+        better: Tensor = old + torch.linalg.solve(squares, cross)
+        return better
+
+
+def solvable(reader: Reader) -> bool:
+    """Linear layers and two-dimensional convolutions that pad by zeros of a stated number."""
+    layer = reader.small
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear)
+
+
+def inherited(reader: Reader) -> Tensor:
+    """The weights of the small layer as a matrix, float64, with the bias as the last row."""
+    layer = reader.small
+    matrix = layer.weight.detach().double().flatten(1).T
+    return matrix if layer.bias is None else torch.cat([matrix, layer.bias.detach().double()[None]])
+
+
+def rows(reader: Reader, x: Tensor, y: Tensor, positions: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs of the small layer and kept outputs of the dense one at some positions of each image, float64."""
+    layer, kept = reader.small, reader.made.to(y.device)
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        x = F.unfold(x.double(), layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
+        y = y.flatten(2).transpose(1, 2)
+    else:
+        x, y = (t.reshape(t.shape[0], -1, t.shape[-1]) for t in (x.double(), y))
+    if x.shape[1] > positions:
+        at = torch.randperm(x.shape[1], generator=draw)[:positions].to(x.device)
+        x, y = x[:, at], y[:, at]
+    x, y = x.flatten(0, 1), y.flatten(0, 1)[:, kept].double() * reader.factor.to(y.device)
+    return (x if layer.bias is None else torch.cat([x, x.new_ones(len(x), 1)], 1)), y
+
+
+def write(reader: Reader, matrix: Tensor) -> None:
+    """Put a matrix of `solved` back into the small layer."""
+    layer = reader.small
+    if layer.bias is not None:
+        layer.bias.copy_(matrix[-1])
+        matrix = matrix[:-1]
+    layer.weight.copy_(matrix.T.reshape(layer.weight.shape))

@@ -1,0 +1,173 @@
+"""State that follows the cut: training goes on as if the removed entries had never been there."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import prunus
+from prunus.errors import InputError
+
+EXAMPLE = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(8) % 3
+SGD = lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True)  # noqa: E731
+ADAM = lambda p: torch.optim.AdamW(p, 0.01, amsgrad=True)  # noqa: E731
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, keep: Tensor | None = None) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(EXAMPLE), LABELS).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("make", [SGD, ADAM], ids=["sgd", "adamw"])
+def test_state_of_the_kept_entries_is_that_of_before(make: Callable[..., torch.optim.Optimizer]) -> None:
+    model = net()
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    optimizer = make([{"params": decay}, {"params": [p for p in model.parameters() if p.dim() == 1], "lr": 0.5}])
+    trained(model, optimizer, 3)
+    before = {name: copy.deepcopy(optimizer.state[p]) for name, p in model.named_parameters()}
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4, "2": 5})
+    prunus.transfer_(optimizer, small)
+    kept = [list(ids) for ids in small.plan.kept]
+    for name, value in small.model.named_parameters():
+        for key, state in optimizer.state[value].items():
+            wanted = before[name][key]
+            if isinstance(state, Tensor) and state.dim():
+                wanted = {
+                    "0.weight": lambda t: t[kept[0]],
+                    "0.bias": lambda t: t[kept[0]],
+                    "2.weight": lambda t: t[kept[1]][:, kept[0]],
+                    "2.bias": lambda t: t[kept[1]],
+                    "4.weight": lambda t: t[:, kept[1]],
+                    "4.bias": lambda t: t,
+                }[name](wanted)
+            assert torch.equal(torch.as_tensor(state), torch.as_tensor(wanted)), (name, key)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [3, 3]
+    assert optimizer.param_groups[1]["lr"] == 0.5
+    assert set(optimizer.state) == set(small.model.parameters())
+
+
+@pytest.mark.parametrize("make", [SGD, ADAM], ids=["sgd", "adamw"])
+def test_training_goes_on_as_with_the_dead_entries_still_there(make: Callable[..., torch.optim.Optimizer]) -> None:
+    # Units that nothing reads get no gradient, and units that give nothing get none either.
+    model = net()
+    optimizer = make(list(model.parameters()))
+    dead = [1, 4, 7]
+    mask = torch.ones(10)
+    mask[dead] = 0
+
+    def hold() -> None:
+        with torch.no_grad():
+            model[0].weight.mul_(mask[:, None])
+            model[0].bias.mul_(mask)
+            model[2].weight.mul_(mask[None])
+
+    hold()
+    model[0].weight.register_hook(lambda g: g * mask[:, None])
+    model[0].bias.register_hook(lambda g: g * mask)
+    model[2].weight.register_hook(lambda g: g * mask[None])
+    trained(model, optimizer, 3)
+    small = prunus.prune(model, EXAMPLE, widths={"0": 7})
+    assert small.plan.kept[0] == (0, 2, 3, 5, 6, 8, 9)
+    other = copy.deepcopy(optimizer)
+    prunus.transfer_(optimizer, small)
+    trained(small.model, optimizer, 3)
+    del other
+    again = net()
+    # The same six steps without a cut.
+    mask_again = mask
+    opt = make(list(again.parameters()))
+    with torch.no_grad():
+        again[0].weight.mul_(mask_again[:, None])
+        again[0].bias.mul_(mask_again)
+        again[2].weight.mul_(mask_again[None])
+    again[0].weight.register_hook(lambda g: g * mask_again[:, None])
+    again[0].bias.register_hook(lambda g: g * mask_again)
+    again[2].weight.register_hook(lambda g: g * mask_again[None])
+    trained(again, opt, 6)
+    torch.testing.assert_close(small.model(EXAMPLE), again(EXAMPLE), rtol=1e-4, atol=1e-5)
+
+
+def test_averaged_copies_follow() -> None:
+    model = net()
+    average = AveragedModel(model)
+    table = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight[:5] *= 3
+    average.update_parameters(model)
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    prunus.transfer_(average, small)
+    prunus.transfer_(table, small)
+    assert average.module[0].weight.shape == (4, 6) and average(EXAMPLE).shape == (8, 3)
+    kept = list(small.plan.kept[0])
+    assert torch.equal(table["2.weight"], net()[2].weight[:, kept])
+    small.model.load_state_dict(table)
+
+
+def test_what_goes_with_a_dropped_block_leaves_the_optimizer() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.two(self.one(x).relu())
+
+    model = nn.Sequential(Block(), Block(), nn.Linear(6, 3))
+    optimizer = SGD(model.parameters())
+    trained(model, optimizer, 1)
+    small = prunus.prune(model, EXAMPLE, drop=["0"])
+    prunus.transfer_(optimizer, small)
+    assert set(optimizer.param_groups[0]["params"]) == set(small.model.parameters())
+    trained(small.model, optimizer, 1)
+
+
+def test_others_in_the_optimizer_stay() -> None:
+    model, other = net(), nn.Linear(2, 2)
+    optimizer = SGD([*model.parameters(), *other.parameters()])
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    prunus.transfer_(optimizer, small)
+    assert [id(p) for p in optimizer.param_groups[0]["params"][-2:]] == [id(p) for p in other.parameters()]
+
+
+def test_a_model_that_is_gone_must_be_passed() -> None:
+    model = net()
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    optimizer = SGD(nn.Linear(2, 2).parameters())
+    with pytest.raises(InputError, match="holds no parameter"):
+        prunus.transfer_(optimizer, small)
+    del model
+    gc.collect()
+    with pytest.raises(InputError, match="is gone; pass it"):
+        prunus.transfer_(optimizer, small)
+
+
+def test_state_of_another_shape_is_refused_and_nothing_changes() -> None:
+    model = net()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    trained(model, optimizer, 1)
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    with pytest.raises(InputError, match=r"row_var of shape .* for 0.weight"):
+        prunus.transfer_(optimizer, small)
+    assert optimizer.param_groups[0]["params"][0] is model[0].weight
+
+
+@pytest.mark.parametrize("kept", [3, {"nothing": torch.ones(2)}, {"0.weight": torch.ones(2)}])
+def test_what_does_not_belong_is_refused(kept: object) -> None:
+    small = prunus.prune(net(), EXAMPLE, widths={"0": 4})
+    with pytest.raises(InputError):
+        prunus.transfer_(kept, small)  # type: ignore[arg-type]
