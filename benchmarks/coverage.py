@@ -30,14 +30,15 @@ LIMIT = 900
 """Seconds that one model may take."""
 
 
-def names() -> list[tuple[str, str]]:
-    """(kind, name) of every model, torchvision first."""
+def names(kind: str = "") -> list[tuple[str, str]]:
+    """(kind, name) of every model of a kind, or of all; torchvision first."""
     import torchvision
 
     models = torchvision.models
     parts = {"classification": models, **{kind: getattr(models, kind) for kind in KINDS[1:]}}
-    found = [(kind, f"torchvision/{name}") for kind, part in parts.items() for name in models.list_models(module=part)]
-    return found + [("timm", f"timm/{name}") for name in smallest()]
+    found = [(part, f"torchvision/{name}") for part in parts for name in models.list_models(module=parts[part])]
+    found = [(part, name) for part, name in found if kind in ("", part)]
+    return found + [("timm", f"timm/{name}") for name in (smallest() if kind in ("", "timm") else ())]
 
 
 def smallest() -> list[str]:
@@ -102,7 +103,7 @@ def row(kind: str, name: str) -> dict[str, Any]:
 
     import prunus
     from prunus.cutting import cut, within
-    from prunus.methods import Magnitude
+    from prunus.methods import Magnitude, Random
     from prunus.methods.score import scores_of
     from prunus.surgery import apply
     from prunus.target import Target
@@ -137,8 +138,8 @@ def row(kind: str, name: str) -> dict[str, Any]:
         found["proof"] = checked.pruned.proof.seconds
         worst = [checked.pruned.proof.worst]
         for seed in range(3):
-            drawn = prunus.prune(model, example, goal, "random", seed=seed)
-            worst.append(drawn.proof.worst)
+            kept, _ = within(coupling, scores_of(Random(), model, coupling, seed), goal)
+            worst.append(cut(model, example, coupling, kept, goal=goal).proof.worst)
         found |= {"status": "pruned", "worst": max(worst), "notes": list(checked.pruned.proof.notes)}
     except prunus.errors.InputError as error:
         found |= {"status": "refused", "why": str(error)[:300]}
@@ -161,8 +162,8 @@ def run(options: argparse.Namespace) -> None:
     """Every model that the results file lacks."""
     done = {found["model"] for found in read(options.results)}
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    for kind, name in names():
-        if options.only not in name or name in done or (options.kind and kind != options.kind):
+    for kind, name in names(options.kind):
+        if options.only not in name or name in done:
             continue
         words = [sys.executable, str(Path(__file__).resolve()), "--one", kind, name]
         try:
