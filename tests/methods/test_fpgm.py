@@ -217,3 +217,20 @@ def test_weights_of_another_epoch_are_scored_instead() -> None:
     assert small.after.macs <= 0.5 * small.before.macs
     with pytest.raises(TargetError, match="attach with a target"):
         FPGM().attach(net(), EXAMPLE)
+
+
+def test_soft_masks_reach_through_shortcuts_that_are_maps() -> None:
+    from prunus.models import resolve
+
+    torch.manual_seed(0)
+    model = resolve("resnet20", 10)
+    x = torch.randn(2, 3, 16, 16)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if name.endswith("index")}
+    attached = FPGM().attach(model, x[:1], "macs=30%", 2)
+    attached.epoch_start(0)
+    model.eval()
+    masked, small = model(x).detach(), attached.finish()
+    assert small.plan.widths[5] < 32, "a stream that a map feeds is narrower"
+    torch.testing.assert_close(small.model.eval()(x).detach(), masked, rtol=0, atol=1e-4)
+    attached._put_back()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers() if name in before)

@@ -56,6 +56,7 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method, such as lam=1e-3"
     )
     group.add_argument("--target", metavar="T", help="the budget to train towards, for methods that need one")
+    opt.add_rates(group)
 
 
 def config(options: argparse.Namespace, data: Data, epochs: int) -> Fit:

@@ -152,11 +152,26 @@ def _hooks(options: argparse.Namespace, given: Source, where: Runtime) -> Sequen
     if getattr(options, "method", None) is None:
         if getattr(options, "option", None):
             raise InputError("--option sets a method; give --method too, such as --method slimming")
+        if getattr(options, "rates", None) is not None:
+            raise InputError("--rates are widths that a method trains at; give --method too, such as --method dcff")
         return ()
     where.settled(given.model)
     settings = fitting.method_options(options)
     example = given.example.to(where.torch_device)
-    return [attached(options.method, settings, given.model, example, options.target, options.epochs, seed=where.seed)]
+    return [
+        attached(
+            options.method,
+            settings,
+            given.model,
+            example,
+            options.target,
+            options.epochs,
+            seed=where.seed,
+            rates=options.rates,
+            rates_layout=options.rates_layout,
+            keep_rule=options.keep_rule,
+        )
+    ]
 
 
 def _teacher(options: argparse.Namespace, given: Source) -> nn.Module | None:

@@ -191,6 +191,9 @@ def hooks_of(bench: Bench, model: nn.Module) -> list[Any]:
             section.epochs,
             pin=() if cut is None else tuple(cut.pin),
             seed=bench.runtime.seed,
+            rates=section.rates,
+            rates_layout=section.rates_layout,
+            keep_rule=section.keep_rule,
         )
     ]
 

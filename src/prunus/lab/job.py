@@ -181,15 +181,26 @@ def attached(
     *,
     pin: Sequence[str] = (),
     seed: int = 0,
+    rates: str | Mapping[str, float] | None = None,
+    rates_layout: str = "published",
+    keep_rule: str = "exact",
 ) -> Any:
-    """The training part of a method on a model: a hook for `fit`. Raises InputError for a method that has none."""
+    """The training part of a method on a model: a hook for `fit`. Raises InputError for a method that has none, and for
+    rates where it does not train at given widths."""
+    from inspect import signature
+
     from prunus.methods import METHODS
 
     attach = getattr(configured(name, options), "attach", None)
     if attach is None:
         trains = ", ".join(known for known, (method, _) in METHODS.items() if hasattr(method, "attach"))
         raise InputError(f"method {name!r} has no training part (those that have one: {trains})")
-    return attach(model, example, target, epochs, pin=pin, seed=seed)
+    if rates is None:
+        return attach(model, example, target, epochs, pin=pin, seed=seed)
+    if "rates" not in signature(attach).parameters:
+        raise InputError(f"method {name!r} does not train at given rates; give them to the cut, or a target to it")
+    given = {"rates": rates, "rates_layout": rates_layout, "keep_rule": keep_rule}
+    return attach(model, example, target, epochs, pin=pin, seed=seed, **given)
 
 
 def holding(cut: Cut | None, model: nn.Module) -> list[Any]:

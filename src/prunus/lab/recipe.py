@@ -108,11 +108,17 @@ class Sparsity(Fit):
     method      whose penalty or gates are trained (see `prunus methods`)
     options     settings of the method, such as lam = 1e-4
     target      the budget to train towards, for methods that need one
+    rates       instead of a target, for methods that train at given widths; as in [prune]
+    rates_layout  what the entries of rates mean, as in [prune]
+    keep_rule   how a width is rounded down, as in [prune]
     """
 
     method: str = "slimming"
     options: Mapping[str, Any] = field(default_factory=dict)
     target: str | None = None
+    rates: str | Mapping[str, float] | None = None
+    rates_layout: str = "published"
+    keep_rule: str = "exact"
 
 
 @dataclass(frozen=True)

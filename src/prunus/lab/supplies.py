@@ -75,8 +75,27 @@ def supplies(
         return task.loss(task.forward(model, batch), batch)
 
     def measure(model: nn.Module) -> float:
+        if getattr(method, "epochs", 0):
+            model = shortly_trained(model, method, data, batch_size, runtime, task)
         mean, std = (data.mean, data.std) if isinstance(part, Split | Stream) else (None, None)
         eager = replace(runtime, compile=False)
         return goodness(evaluate(model, part, mean=mean, std=std, task=task, runtime=eager))
 
     return Supplies(feed, loss, measure)
+
+
+def shortly_trained(
+    model: nn.Module, method: Any, data: Data, batch_size: int, runtime: Runtime, task: Task
+) -> nn.Module:
+    """A copy after `method.epochs` of SGD at a constant `method.lr` on the train part, not augmented."""
+    from copy import deepcopy
+
+    from prunus.engine.config import Fit
+    from prunus.engine.loop import fit
+
+    twin, epochs = deepcopy(model), method.epochs
+    config = Fit(epochs=epochs, batch_size=batch_size, lr=method.lr, schedule="steps", steps=())
+    fit(
+        twin, replace(data, validation=None), config, runtime=replace(runtime, compile=False), task=task, progress=False
+    )
+    return twin

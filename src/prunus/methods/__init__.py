@@ -7,11 +7,14 @@ from types import MappingProxyType
 
 from ..errors import InputError, UnknownName
 from .attach import Attached
+from .bee_colony import ABC
 from .controls import Random, Uniform
+from .dcff import DCFF
 from .fpgm import FPGM
 from .gates import Gates
 from .group_fisher import GroupFisher
 from .held import Held
+from .hrank import HRank
 from .lamp import Lamp
 from .magnitude import Magnitude
 from .score import Method, Search
@@ -36,6 +39,9 @@ METHODS: Mapping[str, tuple[Method | Search, str]] = MappingProxyType(
         "gates": (Gates(), "gates learned with the weights under a budget; trained by `prunus train --method gates`"),
         "slimming": (Slimming(), "scale of the norms that a channel passes"),
         "weights": (Weights(), "magnitude of single weights; zeros, not smaller layers"),
+        "dcff": (DCFF(), "KL score of filters; fused in a training by `prunus train --method dcff`"),
+        "hrank": (HRank(), "mean rank of a channel's feature maps; needs data"),
+        "abc": (ABC(), "search for widths by an artificial bee colony; needs evaluate"),
         "sensitivity": (Sensitivity(), "greedy rates per group from measured curves; needs evaluate"),
         "random": (Random(), "control: by chance"),
         "uniform": (Uniform(), "control: the same fraction of every group, last channels first"),
@@ -55,12 +61,15 @@ def method_of(given: str | Method | Search) -> Method | Search:
 
 
 __all__ = [
+    "ABC",
+    "DCFF",
     "FPGM",
     "METHODS",
     "SSL",
     "Attached",
     "Gates",
     "GroupFisher",
+    "HRank",
     "Held",
     "Lamp",
     "Magnitude",

@@ -3,7 +3,8 @@
 Inside an epoch the masked channels are zero: their filters, biases, and the scales and shifts of their norms, put back
 to zero after every step. Before the next selection they get the values back that they had, so that all channels are
 ranked by weights of their own. (The paper lets zeros train on instead; behind a norm their gradients are 1/√ε times too
-large.) Whatever was masked in the last epoch is cut at the end.
+large.) A masked channel of a residual stream reads nothing through a shortcut that is an index map either: its entry is
+-1. Whatever was masked in the last epoch is cut at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..asked import the_target
 from ..cutting import cut, remarks, within
 from ..errors import CheckpointError, TargetError
+from ..graph.coupling import VALUES
 from ..result import Pruned
 from ..select import Costs, Ints
 from ..target import Target
@@ -36,12 +38,17 @@ class Soft(Attached):
             raise TargetError("soft pruning masks while it trains; attach with a target, such as target='macs=50%'")
         if self.target.blocks:
             raise TargetError("soft pruning masks channels, and no blocks; leave blocks= out of its target")
-        names = dict(self.model.named_parameters(remove_duplicate=False))
+        names, held = dict(self.model.named_parameters(remove_duplicate=False)), dict(self.model.named_buffers())
         self.made = [
             [m for m in group.members if m.role in (first_role(group, FILTERS), *AFFINE) and m.tensor in names]
             for group in self.coupling.groups
         ]
+        self.maps = [
+            [m for m in group.members if m.role == "index" and m.axis != VALUES and m.tensor in held]
+            for group in self.coupling.groups
+        ]
         self.tensors: dict[str, Tensor] = {m.tensor: names[m.tensor] for made in self.made for m in made}
+        self.tensors |= {m.tensor: held[m.tensor] for maps in self.maps for m in maps}
         self.epoch = -1
         self.kept: tuple[Ints, ...] = ()
         self.masks: dict[str, Tensor] = {}
@@ -65,7 +72,8 @@ class Soft(Attached):
     @torch.no_grad()
     def after_step(self) -> None:
         for name, mask in self.masks.items():
-            self.tensors[name].masked_fill_(mask.to(self.tensors[name].device), 0)
+            w = self.tensors[name]
+            w.masked_fill_(mask.to(w.device), 0 if w.is_floating_point() else -1)
 
     @torch.no_grad()
     def _put_back(self) -> None:
@@ -76,9 +84,9 @@ class Soft(Attached):
     def _masks(self) -> dict[str, Tensor]:
         """Which entries of each tensor belong to channels that go."""
         found: dict[str, Tensor] = {}
-        for group, made, kept in zip(self.coupling.groups, self.made, self.kept, strict=True):
+        for group, made, maps, kept in zip(self.coupling.groups, self.made, self.maps, self.kept, strict=True):
             gone = np.setdiff1d(np.arange(group.width), kept)
-            for m in made if gone.size else ():
+            for m in (*made, *maps) if gone.size else ():
                 w = self.tensors[m.tensor]
                 mask = found.setdefault(m.tensor, torch.zeros(w.shape, dtype=torch.bool, device=w.device))
                 mask.movedim(m.axis, 0)[torch.from_numpy(m.positions[gone].reshape(-1)).to(w.device)] = True

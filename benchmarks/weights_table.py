@@ -1,0 +1,306 @@
+"""Magnitude pruning of weights, in rounds, and FPGM: AlexNet, ResNet-18 and ResNet-34 on CIFAR-10 at 64 pixels.
+
+    python benchmarks/weights_table.py --data cifar10/
+    python benchmarks/weights_table.py --models alexnet --epochs 10
+    python benchmarks/weights_table.py --report
+
+For each network what these commands do, with the head of 1000 classes kept:
+
+    prunus train alexnet --classes 1000 --data cifar10/ --resize 64 --optimizer adamw --weight-decay 0 --out RUN
+    prunus prune --from RUN --data cifar10/ --method weights --option 'include=["biases"]' --rounds 1,3,5,7,9
+    prunus prune --from RUN --data cifar10/ --method fpgm --target macs=50%
+
+A round masks 70 % of what remains, biases among it, and trains the rest back. Every finished step (the dense network, a
+round, FPGM) is a line of the results file and a folder of --out, and is not done again. The dense networks start from
+random weights, the published ones from ImageNet's: rates, rounds and losses compare, accuracies do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from paired import Record, alike, append, between_markers, read
+from torch import nn
+
+import prunus
+from prunus.costs.report import weigh
+from prunus.engine.config import Fit
+from prunus.engine.data import Data, load
+from prunus.engine.loop import Checkpoints, evaluate, fit
+from prunus.engine.runtime import Runtime
+from prunus.engine.split import Split
+from prunus.errors import InputError, PrunusError
+from prunus.lab import folder
+from prunus.lab.job import Cut, augmented, do
+from prunus.lab.rounds import HEAD, TARGET, Row, cells, rounds
+from prunus.methods import Weights
+from prunus.methods.masks import considered
+from prunus.models import resolve
+
+HERE = Path(__file__).resolve().parent
+MARKERS = "weights_table"
+INCLUDE = ("biases",)
+ALLOWED = 3.0
+"""Points that the first network may lose in one round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all steps share."""
+
+    data: Data
+    train: Fit
+    again: Fit
+    runtime: Runtime
+    out: Path
+    results: Path
+    classes: int
+    settings: dict[str, Any]
+
+    def description(self, model: str) -> folder.Description:
+        return folder.Description(model, self.classes, tuple(self.data.example().shape), self.data.mean, self.data.std)
+
+    def place(self, model: str, step: str) -> Path:
+        digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        return self.out / f"{model.rpartition('/')[2]}-{digest}" / step.replace(" ", "-")
+
+    def known(self, model: str, step: str) -> Record | None:
+        key = {"model": model, "step": step, "settings": self.settings}
+        return next((r for r in reversed(read(self.results)) if alike(r, key)), None)
+
+    def network(self, model: str, step: str) -> nn.Module:
+        """The network of a step that is done. Raises InputError where its folder is gone."""
+        place = self.place(model, step)
+        if not place.exists():
+            raise InputError(f"{self.results} has {step} of {model}, and {place} is gone; remove the record to redo it")
+        return folder.rebuild(*folder.read(place))
+
+    def done(self, model: str, step: str, net: nn.Module, row: Row, **facts: Any) -> None:
+        """Write the network, if a later step needs it, then the record."""
+        if step != "fpgm":
+            place = folder.ready(str(self.place(model, step)))
+            folder.write(place, net, None, self.description(model), {"step": step, "top1": row.top1})
+        found = {"top1": round(row.top1, 4), "nonzero": row.nonzero, "seconds": round(row.seconds, 1), **facts}
+        versions = {"Prunus": prunus.__version__, "torch": torch.__version__, "Python": platform.python_version()}
+        record = {"model": model, "step": step, "settings": self.settings, **found}
+        append(self.results, {**record, "versions": versions, "hardware": hardware()})
+        print(f"{model}  {step}: {row.top1:.2f} %, {row.nonzero:,} parameters, {row.seconds:.0f} s", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what is missing, then print the table. Exit code 2 for wrong input."""
+    options = parser().parse_args(argv)
+    try:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        if not options.report:
+            job = job_of(options)
+            for model in options.models:
+                run(job, model, max(options.rounds), options.fpgm)
+        report(options)
+    except PrunusError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--models", type=lambda text: tuple(text.split(",")), default=("alexnet", "resnet18", "resnet34"))
+    add("--classes", type=int, default=1000, help="outputs of the head, more than the data has")
+    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
+    add("--resize", type=int, default=64)
+    add("--epochs", type=int, default=6, help="of the dense networks")
+    add("--round-epochs", type=int, default=1, help="of each round, and of FPGM")
+    add("--rounds", type=lambda text: tuple(map(int, text.split(","))), default=(1, 3, 5, 7, 9), help="rows: 1,3,5,7,9")
+    add("--fpgm", default="macs=50%", metavar="TARGET", help="what FPGM leaves")
+    add("--batch-size", type=int, default=256)
+    add("--lr", type=float, default=3e-4, help="of Adam; the published 1e-3 is for pretrained weights")
+    add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
+    add("--device", default="auto")
+    add("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile the training")
+    add("--threads", type=int, default=0, help="0: as torch chooses")
+    add("--results", type=Path, default=HERE / "results" / "weights_table.jsonl")
+    add("--out", type=Path, default=Path("runs") / "weights_table", help="folder of the networks")
+    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
+    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    return made
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on beside model and step, as JSON gives it back."""
+    names = ("classes", "resize", "epochs", "round_epochs", "batch_size", "lr", "limit", "compile", "fpgm")
+    made = {name: getattr(options, name) for name in names}
+    made |= {"data": Path(options.data).name, "target": TARGET, "include": INCLUDE, "precision": "bf16"}
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
+
+
+def job_of(options: argparse.Namespace) -> Job:
+    if min(options.rounds) < 1:
+        raise InputError(f"--rounds {options.rounds} must be whole numbers of at least 1")
+    data = load(options.data, resize=options.resize)
+    if options.limit:
+        if not isinstance(data.train, Split) or not isinstance(data.test, Split):
+            raise InputError(f"--limit needs images in memory, and {options.data} is streamed or gives loaders")
+        some = torch.arange(options.limit)
+        data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
+    train = Fit(
+        options.epochs,
+        options.batch_size,
+        options.lr,
+        optimizer="adamw",
+        weight_decay=0.0,  # AdamW without decay is Adam
+        schedule="cosine",
+        warmup=0.5,
+        augment=augmented(data, "auto"),
+    )
+    again = replace(train, epochs=options.round_epochs, warmup=0.0)
+    runtime = Runtime(options.device, "bf16", channels_last=True, compile=options.compile)
+    settings = settings_of(options)
+    return Job(data, train, again, runtime, options.out, options.results, options.classes, settings)
+
+
+def run(job: Job, model: str, last: int, fpgm: str) -> None:
+    """All steps of one network that are not done yet."""
+    if job.known(model, "dense") is None:
+        dense(job, model)
+    net = None
+    for r, keep in enumerate(counts(job, model, last), start=1):
+        step, before = f"round {r}", "dense" if r == 1 else f"round {r - 1}"
+        if job.known(model, step) is None:
+            net = one_round(job, model, step, net or job.network(model, before), keep)
+            if r > 1:
+                shutil.rmtree(job.place(model, before), ignore_errors=True)
+    if job.known(model, "fpgm") is None:
+        net = job.network(model, "dense")
+        cut = Cut(target=fpgm, method="fpgm")
+        torch.compiler.reset()
+        found = do(net, job.data.example(), cut, data=job.data, after=job.again, runtime=job.runtime)
+        small, proof = found.pruned, found.pruned.proof
+        assert found.accuracy.finetuned is not None and found.history is not None
+        nonzero = weigh(small.model).nonzero
+        row = Row(1, job.again.epochs, job.again.batch_size, found.accuracy.finetuned, nonzero, found.history.seconds)
+        left = {"macs": small.after.macs, "dense_macs": small.before.macs, "proof": proof is not None and proof.holds}
+        job.done(model, "fpgm", small.model, row, cut=found.accuracy.cut, **left)
+
+
+def dense(job: Job, model: str) -> None:
+    """Train from random weights; goes on from its checkpoints."""
+    with job.runtime.seeded():
+        net = resolve(model, job.classes)
+    torch.compiler.reset()
+    checkpoints = Checkpoints(job.place(model, "checkpoints"))
+    history = fit(net, job.data, job.train, runtime=job.runtime, checkpoints=checkpoints, progress=False)
+    top1 = evaluate(net, job.data, runtime=job.runtime).top1
+    row = Row(0, job.train.epochs, job.train.batch_size, float(top1), weigh(net).nonzero, history.seconds)
+    job.done(model, "dense", net, row)
+    shutil.rmtree(job.place(model, "checkpoints"), ignore_errors=True)
+
+
+def counts(job: Job, model: str, last: int) -> tuple[int, ...]:
+    """How many weights stay after each round: the rate is of what remains."""
+    method = Weights(include=INCLUDE, rate_of="remaining", rounds=last)
+    return method.counts(considered(resolve(model, job.classes), INCLUDE), method.goal(TARGET))
+
+
+def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int) -> nn.Module:
+    """Mask down to `keep` weights, and train back. What is zero already is the smallest, so masks are nested."""
+    options = {"rate_of": "whole", "include": list(INCLUDE)}
+    cut = Cut(target=f"weights={keep}", method="weights", options=options)
+    torch.compiler.reset()
+    found = rounds(net, job.data.example(), cut, (1,), data=job.data, after=job.again, runtime=job.runtime)
+    row, thin = list(found)[-1]
+    assert thin is not None
+    job.done(model, step, thin.model, row, kept=keep)
+    return thin.model
+
+
+def hardware() -> str:
+    """Processor and cores, or the GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    )
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print the table of the records that were made with these options; with --report write it to the page too."""
+    settings = settings_of(options)
+    records = [r for r in read(options.results) if r["settings"] == settings and r["model"] in options.models]
+    if not records:
+        raise InputError(f"{options.results} has no records with these settings")
+    script = Path(__file__)
+    command = f"python {script.parent.name}/{script.name} --data {settings['data']}/"
+    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
+    text = "\n".join(
+        (
+            f"Command: `{command}`",
+            "",
+            f"- {settings['resize']} pixels, random weights at first, head of {settings['classes']} classes; Adam at "
+            f"{settings['lr']:g} with a cosine, crop and mirror, {settings['precision']}; epochs: {settings['epochs']} "
+            f"dense, {settings['round_epochs']} in each round and after the cut of FPGM to {settings['fpgm']}",
+            "- weights: 70 % of what remains goes in each round, biases included, over the whole network",
+            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+            "",
+            *table(records, options),
+        )
+    )
+    print(text)
+    if options.report:
+        if not options.page.exists():
+            raise InputError(f"there is no page {options.page}")
+        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+
+
+def table(records: Sequence[Record], options: argparse.Namespace) -> list[str]:
+    """The published columns, and what the first round cost."""
+    data, lines, losses = Path(options.data).name, [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"], []
+    for model in options.models:
+        by = {r["step"]: r for r in records if r["model"] == model}
+        lines += [f"| {' | '.join(found)} |" for found in lines_of(by, data, model, options)]
+        if "dense" in by and "round 1" in by:
+            lost = by["dense"]["top1"] - by["round 1"]["top1"]
+            losses.append(f"{model} {lost:.2f}{'' if lost < ALLOWED else f' (above {ALLOWED:g})'}")
+    return [*lines, "", f"Points lost in the first round: {', '.join(losses) or 'not known yet'}"]
+
+
+def lines_of(by: dict[str, Record], data: str, model: str, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
+    """The cells of each row of one network."""
+
+    def row(step: str, r: int, epochs: int, seconds: float) -> tuple[str, ...]:
+        return cells(data, model, Row(r, epochs, options.batch_size, by[step]["top1"], by[step]["nonzero"], seconds))
+
+    def single(step: str, method: str, epochs: int) -> tuple[str, ...]:
+        top1 = f"{by[step]['top1']:.2f} ({epochs}/{options.batch_size})"
+        nonzero, seconds = row(step, 1, epochs, by[step]["seconds"])[-2:]
+        return data, model, method, top1, nonzero, seconds
+
+    if "dense" in by:
+        yield single("dense", "dense", options.epochs)
+    for count in options.rounds:
+        steps = [f"round {r}" for r in range(1, count + 1)]
+        if all(step in by for step in steps):
+            yield row(steps[-1], count, options.round_epochs, sum(by[step]["seconds"] for step in steps))
+    if "fpgm" in by:
+        yield single("fpgm", f"fpgm, {options.fpgm}", options.round_epochs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
