@@ -205,7 +205,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         f"`python benchmarks/coverage.py`; torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
         f"{timm.__version__}, Python {platform.python_version()}, CPU, {os.cpu_count()} cores (shared); seed 0, random "
         "weights, norms drawn anew, macs=50%, magnitude scores and three random plans; images of "
-        f"{SIDE} pixels where a torchvision model takes any size (detectors 160, video from 112), the usual size for timm."
+        f"{SIDE} pixels where a torchvision model takes any size (detectors 160, video from 112), the usual for timm."
     )
     yield ""
     yield "| | models | pruned, exact, on budget | refused | failed |"

@@ -363,6 +363,8 @@ def test_of_a_model_without_gates_the_weights_that_read_decide() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(TargetError, match="gates train towards a budget; attach them with target='macs=50%'"):
         Gates().attach(Residual(), EXAMPLE)
+    with pytest.raises(TargetError, match="leave blocks= out of their target"):
+        Gates().attach(Residual(), EXAMPLE, "macs=50%,blocks=-1")
     for settings, text in (
         ({"mix": 3}, "gates: mix=3 is not 1, 2, or 0 for the plain sum"),
         ({"init": 0.5}, "gates: init=0.5 is not above 0.5"),

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from ..asked import the_target
 from ..errors import InputError, TargetError
 from ..graph.coupling import Coupling
 from ..select import Costs, steps_of, to_budget
@@ -123,6 +124,9 @@ class Gates:
 
         if target is None:
             raise TargetError("gates train towards a budget; attach them with target='macs=50%'")
+        goal = the_target(target, None, None, ())
+        if goal is not None and goal.blocks:
+            raise TargetError("gates shut channels, and drop no blocks; leave blocks= out of their target")
         return Gating(self, model, example, target, epochs, pin=pin, seed=seed)
 
 
