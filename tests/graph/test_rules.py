@@ -202,6 +202,12 @@ ROWS: dict[str, Row] = {
         {"a": (16, 1), "b": (5, 1)}, shifted=True,
     ),
     "maximum over channels": Row(classifier(16, lambda s, y: y * y.amax(1, keepdim=True).sigmoid()), {"a": (16, 1)}),
+    "norm over channels": Row(
+        classifier(16, lambda s, y: y / torch.linalg.vector_norm(y, dim=1, keepdim=True)), {"a": (16, 1)}
+    ),
+    "norm over positions": Row(
+        classifier(16, lambda s, y: y * torch.linalg.norm(y, dim=(2, 3), keepdim=True)), {"a": (16, 1)}
+    ),
     # the same ops, their input by keyword
     "mean of a keyword input": Row(
         classifier(5, lambda s, y: s.b(y - torch.mean(input=y, dim=1, keepdim=True)), b=conv(16, 5)),

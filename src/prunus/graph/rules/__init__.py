@@ -15,7 +15,7 @@ from ..own import taught
 from ..record import Rule
 from . import detection, layout, mixing, norms, pointwise, products
 
-PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch._C._VariableFunctions)
+PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch._C._VariableFunctions)
 
 
 def functions(names: Iterable[str]) -> dict[Any, str]:

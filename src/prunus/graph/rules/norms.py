@@ -112,7 +112,7 @@ def ordered(call: Call, out: Any) -> Any:
 def reduced_axes(call: Call, x: Tensor) -> tuple[list[int], bool] | None:
     """Axes a reduction removes and whether it keeps them as 1; None where it is no reduction (`max(x, y)`)."""
     dim = call.kwargs.get("dim", call.kwargs.get("axis"))
-    place = 2 if call.func.__name__ in {"norm"} else 1
+    place = 2 if call.func.__name__ in {"norm", "linalg_norm", "linalg_vector_norm"} else 1
     if dim is None and len(call.args) > place:
         dim = call.args[place]
     if isinstance(dim, Tensor) or isinstance(call.kwargs.get("other"), Tensor):
@@ -180,7 +180,7 @@ NORM_RULES: dict[str, Any] = {
 SOFTMAX = "softmax log_softmax softmin normalize".split()
 ORDERED = "cumsum cumprod sort argsort topk kthvalue local_response_norm roll median mode".split()
 REDUCE = """
-mean sum amax amin max min logsumexp var std prod norm any all var_mean std_mean count_nonzero nanmean
+mean sum amax amin max min logsumexp var std prod norm vector_norm any all var_mean std_mean count_nonzero nanmean
 """.split()
 POOL = """
 max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
