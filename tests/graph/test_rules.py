@@ -202,6 +202,14 @@ ROWS: dict[str, Row] = {
         {"a": (16, 1), "b": (5, 1)}, shifted=True,
     ),
     "maximum over channels": Row(classifier(16, lambda s, y: y * y.amax(1, keepdim=True).sigmoid()), {"a": (16, 1)}),
+    "windows": Row(
+        classifier(5, lambda s, y: s.b(y.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))), b=conv(16, 5)),
+        {"a": (16, 1), "b": (5, 1)},
+    ),
+    "columns": Row(
+        classifier(5, lambda s, y: s.b(F.unfold(y, 3, padding=1).unflatten(2, y.shape[2:])), b=conv(16 * 9, 5)),
+        {"a": (16, 1), "b": (5, 1)},
+    ),
     "norm over channels": Row(
         classifier(16, lambda s, y: y / torch.linalg.vector_norm(y, dim=1, keepdim=True)), {"a": (16, 1)}
     ),

@@ -76,6 +76,7 @@ def built_in() -> Mapping[Any, Rule]:
     for name in layout.PROPERTIES:
         rules[getattr(Tensor, name).__get__] = layout.replay if name in {"T", "mT", "H", "mH"} else pointwise.like
     rules[Tensor.to] = pointwise.like
+    rules[Tensor.unfold], rules[F.unfold] = layout.replay, layout.columns
     rules[take] = mixing.taken
     rules |= detection.BY_NAME
     return MappingProxyType(rules)

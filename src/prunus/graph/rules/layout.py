@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..labels import ZERO, compress, resized, spelled, spread, varying
+from ..labels import ZERO, compress, resized, spelled, spread, varying, vector
 from ..record import Call
 from ..splits import Source, carried, chained, split, written
 from .pointwise import join
@@ -71,6 +71,19 @@ def pixel_shuffle(call: Call, out: Tensor) -> list[Tensor]:
             call.book.tie(after, axis)
             after = after.narrow(axis, 0, 1).expand(after.shape)
         planes.append(after)
+    return planes
+
+
+def columns(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.unfold`: every channel becomes as many neighbours as a window has places."""
+    x = call.get(0, "input")
+    planes = []
+    for plane in call.label(x).planes:
+        if x.dim() != 4 or varying(plane) != (1,):
+            call.book.pin(plane, "its places are laid out as columns")
+            continue
+        ids = vector(plane, 1).repeat_interleave(out.shape[1] // x.shape[1])
+        planes.append(ids[None, :, None].expand(out.shape))
     return planes
 
 
