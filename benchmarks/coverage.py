@@ -102,7 +102,7 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
         boxes = torch.tensor([[20.0, 20.0, 120.0, 120.0]])
         target |= {"boxes": boxes, "labels": torch.tensor([1])}
         return model, ([torch.rand(3, 160, 160)], [target])
-    side = 299 if short == "inception_v3" else getattr(model, "image_size", None) or SIDE
+    side = {"inception_v3": 299, "maxvit_t": 224}.get(short) or getattr(model, "image_size", None) or SIDE
     return model, torch.randn(1, 3, side, side)
 
 
@@ -218,7 +218,8 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         "*prunable*: share of the MACs in ops of which a side can shrink. *difference*: the largest of the proofs' "
         "relative differences, over magnitude and three random plans, eval and train; refused above 1e-8. Seconds: "
-        "one dense forward, trace with its trial cuts, selection, cut, proof."
+        "one dense forward, trace with its trial cuts, selection, cut, proof, on a machine that had other work. A model "
+        "that has no row has not been run yet: the script goes on where it was."
     )
     for kind in (*KINDS, "timm"):
         mine = [r for r in rows if r["kind"] == kind]
