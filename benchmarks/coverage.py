@@ -218,7 +218,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         "*prunable*: share of the MACs in ops of which a side can shrink. *difference*: the largest of the proofs' "
         "relative differences, over magnitude and three random plans, eval and train; refused above 1e-8. Seconds: "
-        "one dense forward, trace with its trial cuts, selection, cut, proof, on a machine that had other work. A model "
+        "one dense forward, trace with its trial cuts, selection, cut, proof, on a machine with other work. A model "
         "that has no row has not been run yet: the script goes on where it was."
     )
     for kind in (*KINDS, "timm"):

@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS_PAGE = ROOT / "docs" / "methods.md"
 
 
-@pytest.mark.parametrize("page", ["docs/training.md", "docs/rules.md", "docs/methods.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["docs/training.md", "docs/rules.md", "docs/methods.md", "docs/saving.md", "docs/exporting.md", "docs/latency.md"],
+)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) > 1

@@ -10,17 +10,20 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "prunus"
 
 _BASE = {"errors"}
-_STATE = _BASE | {"state"}
+_STATE = _BASE | {"state", "outline"}
 _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"graph", "models", "state"}
-_CUT = _GRAPH | {"costs", "plan", "planfile", "select", "surgery"}
-_CORE = _CUT | {"depth", "methods", "repair", "widths", "asked", "cutting", "narrowing", "result", "stepwise", "engine"}
-_ALL = _CORE | {"api", "transfer", "lab", "userfile"}
+_CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery"}
+_STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
+_CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
+_FILES = {"saving", "savedfile", "filled"}
+_ALL = _CORE | _FILES | {"api", "transfer", "lab", "userfile", "exporting"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
     "target": _WORDS,
-    "plan": _GRAPH | {"planfile"},
+    "plan": _GRAPH | {"planfile", "composed"},
+    "composed": _GRAPH | {"plan"},
     "planfile": _GRAPH | {"plan"},
     "userfile": _BASE,
     "models": _BASE | {"userfile"},
@@ -36,11 +39,16 @@ ALLOWED = {
     "widths": _GRAPH,
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
+    "latency": _STATE | {"costs", "exporting"},
     "cutting": _CUT | {"asked", "result", "widths"},
     "narrowing": _CUT | {"methods"},
     "stepwise": _CORE,
     "api": _CORE,
     "transfer": _CUT | {"result"},
+    "savedfile": _BASE | {"engine"},
+    "filled": _BASE | {"savedfile"},
+    "saving": _CUT | _FILES | {"result"},
+    "exporting": _CUT | {"asked", "methods", "result", "userfile"},
     "testing": _CORE | {"api"},
     "lab": _ALL,
     "cli": _ALL,

@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from prunus.api import Pruned, Steps, apply, cost, inspect, prune, trace
     from prunus.costs import Cost
     from prunus.engine.loop import evaluate
+    from prunus.exporting import export
     from prunus.graph import Coupling
+    from prunus.lab.compare import compare
     from prunus.lab.job import finetune
+    from prunus.lab.report import report
     from prunus.lab.run import run, train
+    from prunus.latency import bench
     from prunus.methods.sensitivity import sensitivity
     from prunus.plan import Plan
+    from prunus.result import Loaded
+    from prunus.saving import load, save
     from prunus.target import Target
     from prunus.transfer import transfer_
 
@@ -25,18 +31,25 @@ __version__ = "0.1.0"
 __all__ = [
     "Cost",
     "Coupling",
+    "Loaded",
     "Plan",
     "Pruned",
     "Steps",
     "Target",
     "__version__",
     "apply",
+    "bench",
+    "compare",
     "cost",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
+    "load",
     "prune",
+    "report",
     "run",
+    "save",
     "sensitivity",
     "trace",
     "train",
@@ -48,17 +61,24 @@ __all__ = [
 _HOME = {
     "Cost": "prunus.costs",
     "Coupling": "prunus.graph",
+    "Loaded": "prunus.result",
     "Plan": "prunus.plan",
     "Pruned": "prunus.api",
     "Steps": "prunus.stepwise",
     "Target": "prunus.target",
     "apply": "prunus.api",
+    "bench": "prunus.latency",
+    "compare": "prunus.lab.compare",
     "cost": "prunus.api",
     "evaluate": "prunus.engine.loop",
+    "export": "prunus.exporting",
     "finetune": "prunus.lab.job",
     "inspect": "prunus.api",
+    "load": "prunus.saving",
     "prune": "prunus.api",
+    "report": "prunus.lab.report",
     "run": "prunus.lab.run",
+    "save": "prunus.saving",
     "sensitivity": "prunus.methods.sensitivity",
     "trace": "prunus.api",
     "train": "prunus.lab.run",

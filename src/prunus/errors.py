@@ -11,6 +11,7 @@ PrunusError
 │   ├── ModelError                    a model that cannot be traced or has nothing to prune
 │   └── MissingExtra                  an optional dependency is not installed
 ├── StorageError                      a file that could not be written: full disk, read-only folder; exit 1
+├── ExportError                       a network that cannot be exported, or whose file computes something else; exit 1
 ├── ProcessError                      processes that should train together and cannot; exit 1
 └── ProofError                        the cut network does not compute what the masked one computes; exit 1
 """
@@ -24,6 +25,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ExampleError",
+    "ExportError",
     "InputError",
     "MissingExtra",
     "ModelError",
@@ -92,6 +94,10 @@ class MissingExtra(InputError):
 
 class StorageError(PrunusError):
     """A file could not be written: the disk is full, or the folder is read-only. What was there is untouched."""
+
+
+class ExportError(PrunusError):
+    """A network could not be exported, or the file computes something else. One line: format, stage, difference."""
 
 
 class ProcessError(PrunusError):

@@ -107,22 +107,23 @@ class Plan:
             return int(max(mine)) + 1
         return self.fingerprint[member.tensor][0][member.axis]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of the cut network; those of dropped branches are gone."""
+        inside = tuple(f"{m}." for d in self.dropped for m in d.modules)
+        found = {n: list(shape) for n, (shape, _) in self.fingerprint.items() if not (inside and n.startswith(inside))}
+        for (tensor, axis), mask in self.masks().items():
+            if tensor in found and axis != VALUES:
+                found[tensor][axis] = int(mask.sum())
+        return {name: tuple(shape) for name, shape in found.items()}
+
     def then(self, second: Plan) -> Plan:
-        """One plan for the dense model that does what this plan and then `second`, made for the cut model, do."""
-        first, after = self.masks(), second.masks()
-        kept = []
-        for group, mine in zip(self.groups, self.kept, strict=True):
-            stays = np.ones(len(mine), bool)
-            for m in group.members:
-                later = after.get((m.tensor, m.axis))
-                if later is not None:
-                    rank = np.cumsum(first[m.tensor, m.axis]) - 1
-                    places = rank[m.positions[list(mine)]]
-                    inside = np.where(places < later.size, later[np.minimum(places, later.size - 1)], True)
-                    stays &= inside.all(axis=1)
-            kept.append(tuple(np.asarray(mine)[stays].tolist()))
-        drops = {d.name: d for d in (*self.dropped, *second.dropped)}
-        return replace(self, kept=tuple(kept), dropped=tuple(drops.values()))
+        """One plan for the dense model that does what this plan and then `second`, made for the cut model, do.
+
+        Raises PlanError where `second` was made for another network than the one that this plan cuts.
+        """
+        from .composed import composed
+
+        return composed(self, second)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: numbers, strings, lists and dictionaries."""

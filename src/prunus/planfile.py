@@ -13,6 +13,7 @@ from .plan import Dropped, Plan
 
 FORMAT = "prunus-plan-1"
 MOST = 1 << 26  # entries of one axis
+NAMED = 1 << 24  # values that an index names
 
 Fingerprint = Mapping[str, tuple[tuple[int, ...], str]]
 
@@ -72,7 +73,7 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
     try:
         if data["format"] != FORMAT:
             raise PlanError(f"this is no plan of format {FORMAT}: format is {data['format']!r}")
-        fingerprint = {str(n): (tuple(map(whole, s)), str(dtype)) for n, (s, dtype) in data["fingerprint"].items()}
+        fingerprint = fingerprint_from(data["fingerprint"])
         groups = tuple(group_from(g, fingerprint) for g in data["groups"])
         return Plan(
             fingerprint=fingerprint,
@@ -94,6 +95,11 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
         raise PlanError(f"the plan is malformed: {error}") from None
 
 
+def fingerprint_from(data: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Names, shapes and dtypes of tensors."""
+    return {str(n): (tuple(map(whole, s)), str(dtype)) for n, (s, dtype) in data.items()}
+
+
 def whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise PlanError(f"the plan is malformed: {value!r} is no whole number")
@@ -110,7 +116,10 @@ def group_from(data: Mapping[str, Any], fingerprint: Fingerprint) -> Group:
     unit = whole(data.get("unit", 1))
     if unit < 1 or width % unit:
         raise PlanError(f"the plan is malformed: group {name} of width {width} goes {unit} at a time")
-    return Group(name, width, tuple(member_from(m, width, fingerprint) for m in data["members"]), blocks, unit)
+    members = tuple(member_from(m, width, fingerprint) for m in data["members"])
+    if not members:
+        raise PlanError(f"the plan is malformed: group {name} has no member")
+    return Group(name, width, members, blocks, unit)
 
 
 def link_from(data: Any, groups: int) -> tuple[int, ...]:
@@ -148,7 +157,7 @@ def member_from(data: Mapping[str, Any], width: int, fingerprint: Fingerprint) -
         raise PlanError(f"the plan is malformed: its fingerprint has no axis {axis} of {tensor}")
     if isinstance(given, Mapping):
         entries = whole(given["entries"])
-        if not 0 < entries * width <= MOST:
+        if not 0 < entries * width <= (NAMED if axis < 0 else fingerprint[tensor][0][axis]):
             raise PlanError(f"the plan is malformed: {tensor} would have {entries * width} entries")
         steps = np.arange(width)[:, None] * whole(given["channel"]) + np.arange(entries)[None] * whole(given["entry"])
         positions = whole(given["start"]) + steps

@@ -1,12 +1,13 @@
-"""What prune() returns."""
+"""What prune() returns, and what load() does."""
 
 from __future__ import annotations
 
 import html
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from .costs import Cost
 from .graph.coupling import Coupling
@@ -73,3 +74,33 @@ class Pruned:
         facts = "".join(f"<li>{html.escape(line)}</li>" for line in self.facts())
         head = "<tr><th>group</th><th>width</th><th>kept</th></tr>"
         return f"<table>{head}{cells}</table><ul>{facts}</ul>"
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network that was cut before, back from a file.
+
+    `plan` is what cut it from the dense one. `masks` are those of a network with zeros (`Thinned`): True where a weight
+    stayed, by name; none for others.
+    """
+
+    model: nn.Module
+    plan: Plan
+    masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def rows(self) -> list[tuple[str, int, int]]:
+        """(group, width before, width after); groups that lie in dropped branches alone are gone."""
+        inside = tuple(f"{m}." for d in self.plan.dropped for m in d.modules)
+        return [
+            (group.name, group.width, len(kept))
+            for group, kept in zip(self.plan.groups, self.plan.kept, strict=True)
+            if not inside or not all(m.tensor.startswith(inside) for m in group.members)
+        ]
+
+    def __str__(self) -> str:
+        wide = max((len(name) for name, _, _ in self.rows()), default=0)
+        table = [f"{name:<{wide}}  {was:>5} -> {now:>5}" for name, was, now in self.rows()]
+        table += [f"dropped: {d.name}" for d in self.plan.dropped]
+        return "\n".join([*table, *(f"zeros in {name}" for name in self.masks)] or ["nothing was cut"])
+
+    __repr__ = __str__

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from .errors import InputError
 from .plan import Plan
-from .result import Pruned
+from .result import Loaded, Pruned
 from .surgery import apply
 from .surgery.cut import gathered
 
@@ -20,7 +20,7 @@ __all__ = ["transfer_"]
 
 def transfer_(
     kept: torch.optim.Optimizer | AveragedModel | MutableMapping[str, Tensor],
-    small: Pruned,
+    small: Pruned | Loaded,
     dense: nn.Module | None = None,
 ) -> None:
     """Make what was kept for the dense model fit `small.model`, in place.
@@ -43,14 +43,15 @@ def transfer_(
         raise InputError(f"transfer_ takes an optimizer, an AveragedModel or a dict, not {type(kept).__name__}")
 
 
-def _origin(small: Pruned, dense: nn.Module | None) -> nn.Module:
-    found = dense if dense is not None else small.source() if small.source is not None else None
+def _origin(small: Pruned | Loaded, dense: nn.Module | None) -> nn.Module:
+    source = None if isinstance(small, Loaded) else small.source
+    found = dense if dense is not None else source() if source is not None else None
     if found is None:
         raise InputError("the model that was pruned is gone; pass it: transfer_(optimizer, small, dense)")
     return found
 
 
-def _optimizer(optimizer: torch.optim.Optimizer, small: Pruned, dense: nn.Module) -> None:
+def _optimizer(optimizer: torch.optim.Optimizer, small: Pruned | Loaded, dense: nn.Module) -> None:
     names: dict[Tensor, str] = {parameter: name for name, parameter in dense.named_parameters()}
     after = dict(small.model.named_parameters(remove_duplicate=False))
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -95,7 +96,7 @@ def cut_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
     return tensor
 
 
-def _table(table: MutableMapping[str, Tensor], small: Pruned) -> None:
+def _table(table: MutableMapping[str, Tensor], small: Pruned | Loaded) -> None:
     after = small.model.state_dict()
     wrong = [name for name in table if name not in small.plan.fingerprint]
     if wrong:

@@ -19,7 +19,21 @@ __all__ = ["main", "verbs"]
 
 def verbs() -> tuple[Verb, ...]:
     """Every verb, in the order in which a newcomer would want them."""
-    from prunus.cli import demo, describe, prune, recipe, run, sensitivity, train, training
+    from prunus.cli import (
+        bench,
+        compare,
+        demo,
+        describe,
+        export,
+        prune,
+        recipe,
+        report,
+        run,
+        runs,
+        sensitivity,
+        train,
+        training,
+    )
 
     return (
         demo.DEMO,
@@ -29,9 +43,14 @@ def verbs() -> tuple[Verb, ...]:
         train.FINETUNE,
         training.EVAL,
         describe.COST,
+        bench.BENCH,
+        export.EXPORT,
         describe.INSPECT,
         sensitivity.SENSITIVITY,
         recipe.RECIPE,
+        runs.RUNS,
+        compare.COMPARE,
+        report.REPORT,
         describe.MODELS,
         describe.METHODS,
     )
@@ -57,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reply = verb.run(options)
         if first():
             write(reply, as_json=options.json)
-        return 0
+        return reply.code
     except SystemExit as done:  # argparse after --help
         return int(done.code or 0)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough

@@ -25,6 +25,7 @@ __all__ = [
     "names",
     "rates",
     "shape",
+    "sizes",
     "widths",
 ]
 
@@ -130,6 +131,12 @@ def positive(text: str) -> int:
 
 
 @option
+def sizes(text: str) -> tuple[int, ...]:
+    """`1,8` -> (1, 8): whole numbers of at least 1."""
+    return tuple(positive.__wrapped__(part.strip()) for part in text.split(","))  # type: ignore[attr-defined]
+
+
+@option
 def number(text: str) -> float:
     """A finite number."""
     try:
@@ -173,12 +180,16 @@ def add_model(parser: argparse.ArgumentParser, *, weights: bool = True) -> None:
     )
     group.add_argument("--classes", type=positive, metavar="N", help="size of the classifier (default: the data's)")
     if weights:
-        group.add_argument("--weights", metavar="FILE", help="a checkpoint: .safetensors, or one that holds no code")
+        group.add_argument(
+            "--weights",
+            metavar="FILE",
+            help="a checkpoint: .safetensors (one of prunus.save with its cut), .pth, .pt, .th",
+        )
     group.add_argument(
         "--from",
         dest="source",
         metavar="RUN",
-        help="a folder that --out wrote: model, weights and preprocessing come from it",
+        help="a folder that --out wrote, or its model.safetensors: model, weights and preprocessing come from it",
     )
 
 

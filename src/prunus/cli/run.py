@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from prunus.cli.options import positive
 from prunus.cli.verb import Reply, Verb
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     """Options of `run`."""
     add_recipe(parser)
     parser.add_argument("--out", default="runs", metavar="DIR", help="stages and runs go here (default runs)")
+    parser.add_argument(
+        "--repeat",
+        type=positive,
+        metavar="N",
+        help="N seeds, from the recipe's on; a seed that fails is told of and the others go on (exit code 1)",
+    )
     parser.add_argument("--skip", action="append", default=[], metavar="STAGE", help="leave a stage out")
     parser.add_argument(
         "--from-stage",
@@ -50,17 +58,19 @@ def run(options: argparse.Namespace) -> Reply:
             out=options.out,
             skip=options.skip,
             from_stage=options.from_stage,
+            repeat=options.repeat,
             progress=not options.json,
             say=(lambda line: None) if options.json else None,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
-    return Reply(finished.as_dict(), lambda: _show(finished))
+    return Reply(finished.as_dict(), lambda: _show(finished), code=1 if finished.failed else 0)
 
 
 def _show(finished: Finished) -> None:
     from prunus.cli.show import amount, percent, say, table
     from prunus.engine.watch import duration
+    from prunus.lab.figures import MEASURED
     from prunus.lab.recipe import PUBLISHED
 
     label = f"selection: {PUBLISHED}" if finished.recipe.data.published else None
@@ -75,18 +85,25 @@ def _show(finished: Finished) -> None:
                 for kind in ("macs", "params", "bytes", *(("nonzero",) if "sparsity" in found else ()))
             )
             table((finished.recipe.model.name, "before", "after", "left"), costs)
-    names = [name for name in ("before", "sparse", "cut", "finetuned") if name in finished.summary]
-    if names:
-        cells = (_spread(finished.summary[name]) for name in names)
+    names = [name for name in MEASURED if name in finished.summary]
+    if len(finished.chains) > 1:
+        head = ("over the seeds", "seeds", "best", "mean", "sd", "95 % interval")
+        table(head, ((name, *_cells(figures)) for name, figures in finished.summary.items()), title=label)
+    elif names:
+        cells = (percent(finished.summary[name]["mean"]) for name in names)
         table(("accuracy on the test part", *names), [("top-1", *cells)], title=label)
+    for failure in finished.failed:
+        say(f"{failure}; the same command tries it again")
     say(f"written to {finished.folder}")
 
 
-def _spread(figures: object) -> str:
-    """91.3 % or 91.3 ± 0.2 %."""
-    assert isinstance(figures, dict)
-    mean, spread = figures["mean"], figures["sd"]
-    return f"{mean:.2f} %" if spread is None else f"{mean:.2f} ± {spread:.2f} %"
+def _cells(figures: Mapping[str, float | None]) -> tuple[str, ...]:
+    """seeds, best, mean, sd, interval."""
+    from prunus.lab.formats import figure
+
+    low, high = figures["low"], figures["high"]
+    interval = "" if low is None or high is None else f"{figure(low)} … {figure(high)}"
+    return (f"{figures['n']:.0f}", *(figure(figures[name]) for name in ("best", "mean", "sd")), interval)
 
 
 RUN = Verb(

@@ -120,12 +120,14 @@ def _data(options: argparse.Namespace, described: Description | None, only: Lite
 def _past(options: argparse.Namespace) -> Past:
     """What --from or --weights bring: a description, a plan, and a file of weights."""
     from prunus.lab import folder
+    from prunus.models import check_source
 
     given = getattr(options, "weights", None)
     if options.source is None:
         if options.model is None:
             raise InputError("no model; give MODEL, such as resnet56 (see `prunus models`), or --from RUN")
-        return None, None, None if given is None else Path(given)
+        check_source(options.model)
+        return (None, None, None) if given is None else (None, folder.plan_in(Path(given)), Path(given))
     if options.model is not None or given is not None:
         raise InputError("--from brings model and weights; give either MODEL and --weights, or --from")
     return folder.read(Path(options.source))

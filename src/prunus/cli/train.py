@@ -184,7 +184,7 @@ def _teacher(options: argparse.Namespace, given: Source) -> nn.Module | None:
     path = Path(name)
     if path.is_dir():
         return folder.rebuild(*folder.read(path))
-    return folder.rebuild(given.description, None, path)
+    return folder.rebuild(given.description, folder.plan_in(path), path)
 
 
 def top1(metrics: Any) -> float | None:

@@ -18,10 +18,12 @@ __all__ = ["Parser", "Reply", "Verb", "first", "read", "write"]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a verb found: plain data, which `--json` prints, and a function that shows the same to people."""
+    """What a verb found: plain data, which `--json` prints, and a function that shows the same to people. code: the
+    exit code, where a part of the work failed."""
 
     data: Mapping[str, object]
     show: Callable[[], None]
+    code: int = 0
 
 
 @dataclass(frozen=True)

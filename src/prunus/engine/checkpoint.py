@@ -23,7 +23,7 @@ from torch import Tensor
 from prunus.engine.tree import pack, unpack
 from prunus.errors import CheckpointError, StorageError
 
-__all__ = ["Checkpoints", "found", "newest", "read", "write"]
+__all__ = ["Checkpoints", "digest", "found", "newest", "place", "read", "write"]
 
 _FORMAT = "prunus-checkpoint-1"
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -58,20 +58,12 @@ def write(folder: Path, step: int, state: Any) -> Path:
     text = json.dumps(pack(state, tensors), allow_nan=True)
     # Copies, since safetensors refuses tensors that share memory.
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {"format": _FORMAT, "step": str(step), "state": text, "sha256": _digest(step, text, tensors)}
+    header = {"format": _FORMAT, "step": str(step), "state": text, "sha256": digest(_head(step, text), tensors)}
     path = folder / f"step-{step:08d}.safetensors"
-    part = folder / f".{path.name}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(save(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync(folder)
+        place(path, save(tensors, header))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StorageError(
             f"the checkpoint of step {step} could not be written to {str(folder)!r}: {error.strerror or error}; "
             "earlier checkpoints are untouched, so free some space or give another folder, and resume"
@@ -92,8 +84,8 @@ def read(path: Path) -> tuple[int, Any]:
     if header.get("format") != _FORMAT:
         raise CheckpointError(f"{str(path)!r} is no training checkpoint of this version ({_FORMAT})")
     try:
-        step, text, digest = int(header["step"]), header["state"], header["sha256"]
-        if digest != _digest(step, text, tensors):
+        step, text, noted = int(header["step"]), header["state"], header["sha256"]
+        if noted != digest(_head(step, text), tensors):
             raise CheckpointError(f"{str(path)!r} is damaged: its content does not have the digest that was written")
         return step, unpack(json.loads(text), tensors)
     except (KeyError, ValueError) as error:
@@ -140,14 +132,35 @@ def clear(folder: Path) -> None:
     prune(folder, 0)
 
 
-def _digest(step: int, text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {step} {text}".encode())
+def place(path: Path, content: bytes) -> None:
+    """Write a file; its name appears when all of it is on the disk. Raises OSError, and what was there stays."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def digest(head: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text, and of names, dtypes, shapes and bytes of tensors in the memory of the CPU."""
+    found = hashlib.sha256(head.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.numel():
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _head(step: int, text: str) -> str:
+    return f"{_FORMAT} {step} {text}"
 
 
 def _sync(folder: Path) -> None:

@@ -21,6 +21,7 @@ from prunus.engine.watch import JsonLines, Lines, Trackers, Watcher
 from prunus.lab import folder, job
 from prunus.lab.portion import limited
 from prunus.lab.recipe import PUBLISHED, Recipe, Source, Sparsity, only_fit
+from prunus.lab.shares import SHARES, Shares
 from prunus.lab.stages import CHECKPOINTS
 from prunus.lab.supplies import NOTHING, supplies, wants_data
 
@@ -219,6 +220,7 @@ def trained(
 ) -> None:
     """Fit, from the stage's checkpoints on if there are some, and write the folder."""
     watchers: list[Watcher] = [JsonLines(out / "metrics.jsonl")]
+    watchers += [Shares(out / SHARES, hook) for hook in hooks or () if callable(getattr(hook, "left", None))]
     if bench.progress and not sys.stderr.isatty():  # a terminal has a bar and its lines; a log gets the lines alone
         watchers.append(Lines())
     if bench.recipe.trackers:

@@ -1,6 +1,6 @@
 """The folder of one run: what a reader needs to rebuild the network.
 
-model.safetensors   current weights; no pickle
+model.safetensors   current weights; in its header the plan and the description, so that it can leave the folder
 plan.json           the cut from the named network at full size; absent where nothing was cut
 run.json            the description below, and the results
 """
@@ -8,6 +8,7 @@ run.json            the description below, and the results
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from prunus.plan import Plan
 
-__all__ = ["Description", "adopt", "build", "read", "ready", "rebuild", "stem_for", "write"]
+__all__ = ["Description", "adopt", "build", "plan_in", "read", "ready", "rebuild", "stem_for", "write"]
 
 _FORMAT = "prunus-run-1"
 _RUN, _PLAN, _WEIGHTS = "run.json", "plan.json", "model.safetensors"
@@ -58,14 +59,12 @@ def write(
     folder: Path, model: nn.Module, plan: Plan | None, description: Description, results: Mapping[str, object]
 ) -> None:
     """Write the run into `folder`, which is there."""
-    from safetensors.torch import save_file
+    from prunus.saving import write_network
 
     (folder / _PLAN).unlink(missing_ok=True)
     if plan is not None:
         plan.save(folder / _PLAN)
-    # Clones, because safetensors refuses tensors that share memory; a tied weight is then stored once under each name.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / _WEIGHTS)
+    write_network(folder / _WEIGHTS, model, plan, description=asdict(description))
     _describe(folder, description, results)
 
 
@@ -80,11 +79,14 @@ def adopt(folder: Path, source: Path, results: Mapping[str, object]) -> None:
 
 
 def read(path: Path) -> tuple[Description, Plan | None, Path]:
-    """The description, the plan and the file of weights of the run at `path`, its folder or its model.safetensors."""
+    """The description, the plan and the file of weights of the run at `path`: its folder, or its model.safetensors,
+    wherever that lies."""
     from prunus.plan import Plan
 
     folder = path.parent if path.name == _WEIGHTS else path
     file = folder / _RUN
+    if not file.is_file() and path.is_file():
+        return _alone(path)
     if not file.is_file():
         what = "has no run.json" if folder.is_dir() else "does not exist"
         raise CheckpointError(f"{str(path)!r} {what}; give a folder that --out wrote, or MODEL and --weights")
@@ -101,6 +103,48 @@ def read(path: Path) -> tuple[Description, Plan | None, Path]:
     return description, Plan.load(plan) if plan.exists() else None, folder / _WEIGHTS
 
 
+def plan_in(path: Path) -> Plan | None:
+    """The plan that a file of weights bears; None for the weights of a network that was not cut, and for other files.
+
+    Raises PlanError for what should be a plan and is none.
+    """
+    from prunus.savedfile import content_of
+    from prunus.saving import plan_of
+
+    return plan_of(content_of(path) or {})
+
+
+def _alone(path: Path) -> tuple[Description, Plan | None, Path]:
+    """What a file says without its folder. It may name a network that Prunus knows, and no code that would be run."""
+    from prunus.models.userfile import is_file_name
+    from prunus.savedfile import read
+    from prunus.saving import plan_of
+
+    saved = read(path)
+    content, longest = saved.content, max((n for t in saved.tensors.values() for n in t.shape), default=1)
+    if "description" not in content:
+        raise CheckpointError(
+            f"{str(path)!r} says how its network was cut, not which network it was; give MODEL and --weights {path}"
+        )
+    try:
+        description = _description(content["description"])
+        sizes = (description.classes or 1, description.stem or 1)
+        if (
+            not isinstance(description.model, str)
+            or max(sizes) > longest
+            or math.prod(description.input or ()) > 1 << 28
+        ):
+            raise ValueError("it does not describe this network")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: {error}") from error
+    if is_file_name(description.model):
+        raise CheckpointError(
+            f"{str(path)!r} is of {description.model!r}, code that a file may not have run; give it as MODEL, and "
+            f"--weights {path}"
+        )
+    return description, plan_of(content), path
+
+
 def build(description: Description) -> nn.Module:
     """The named network at full size, with random weights."""
     from prunus.models import resolve
@@ -115,11 +159,15 @@ def rebuild(description: Description, plan: Plan | None, weights: Path | None) -
     """The named network, cut as `plan` says, with the weights of the file; each where it is given."""
     from prunus.api import apply
     from prunus.models import load_weights
+    from prunus.savedfile import content_of
+    from prunus.savedfile import read as checked
 
     model = build(description)
     if plan is not None:
         model = apply(model, plan)
     if weights is not None:
+        if content_of(weights) is not None:
+            checked(weights)
         load_weights(model, weights)
     return model
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prunus.engine.task import Task
     from prunus.lab.supplies import Supplies
     from prunus.methods import Method, Search
+    from prunus.result import Loaded
 
 __all__ = [
     "Accuracy",
@@ -243,7 +244,7 @@ def make(model: nn.Module, example: Tensor, cut: Cut, reads: Supplies | None = N
 
 
 def finetune(
-    small: Pruned | nn.Module,
+    small: Pruned | Loaded | nn.Module,
     data: Data | Iterable[Any],
     config: Fit | None = None,
     *,
@@ -261,10 +262,11 @@ def finetune(
     from prunus.engine.config import Fit
     from prunus.engine.loop import fit
     from prunus.methods import Held, Thinned
+    from prunus.result import Loaded
 
-    model = small.model if isinstance(small, Pruned) else small
+    model = small.model if isinstance(small, (Pruned, Loaded)) else small
     settings = config or Fit(epochs=10, lr=0.02)
-    masks = Held(model, small.masks) if isinstance(small, Thinned) else None
+    masks = Held(model, small.masks) if isinstance(small, (Thinned, Loaded)) and small.masks else None
     hooks = () if masks is None else (masks,)
     try:
         return fit(model, data, settings, hooks=hooks, teacher=teacher, runtime=runtime, task=task, progress=progress)

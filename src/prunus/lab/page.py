@@ -14,9 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from prunus.errors import InputError
-from prunus.lab import plots
+from prunus.lab import curves, plots, scatter
+from prunus.lab.curves import Charts
 from prunus.lab.lanes import Lanes, draw
 from prunus.lab.plots import Plots
+from prunus.lab.scatter import Scatter
 
 __all__ = ["Bar", "Facts", "Page", "Section", "Table", "Widths", "render", "save"]
 
@@ -49,11 +51,14 @@ _SKELETON = """<!doctype html>
 @dataclass(frozen=True)
 class Table:
     """Rows of text under `head`. The first column names the row; the others hold figures and are set to the right,
-    but for those numbered in `prose`, which hold sentences."""
+    but for those numbered in `prose`, which hold sentences. links: for each row the section that its name leads to.
+    wide: it has many columns and scrolls."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     prose: tuple[int, ...] = ()
+    links: tuple[str, ...] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,17 @@ class Facts:
     pairs: tuple[tuple[str, str], ...]
 
 
+Body = Table | Widths | Facts | Lanes | Plots | Scatter | Charts
+
+
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two, and one body."""
+    """A heading, a sentence or two, and a body. anchor: a name that links lead to."""
 
     title: str
     text: str
-    body: Table | Widths | Facts | Lanes | Plots
+    body: Body
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,29 +136,39 @@ def _style() -> str:
 def _section(section: Section) -> str:
     drawn = _drawn(section.body)
     text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
-    return f"<section>\n<h2>{escape(section.title)}</h2>\n{text}{drawn}\n</section>"
+    name = f' id="{escape(section.anchor)}"' if section.anchor else ""
+    return f"<section{name}>\n<h2>{escape(section.title)}</h2>\n{text}{drawn}\n</section>"
 
 
-def _drawn(body: Table | Widths | Facts | Lanes | Plots) -> str:
+def _drawn(body: Body) -> str:
     if isinstance(body, Table):
         return _table(body)
     if isinstance(body, Widths):
         return _widths(body)
     if isinstance(body, Plots):
         return plots.draw(body)
+    if isinstance(body, Scatter):
+        return scatter.draw(body)
+    if isinstance(body, Charts):
+        return curves.draw(body)
     return draw(body) if isinstance(body, Lanes) else _facts(body)
 
 
 def _table(table: Table) -> str:
     kinds = [' class="prose"' if column in table.prose else "" for column in range(len(table.head))]
     head = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for kind, cell in zip(kinds, table.head, strict=True))
-    rows = "\n".join(_row(row, kinds) for row in table.rows)
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
+    links = table.links or ("",) * len(table.rows)
+    rows = "\n".join(_row(row, kinds, link) for row, link in zip(table.rows, links, strict=True))
+    kind = ' class="wide"' if table.wide else ""
+    return (
+        f'<div class="scroll"><table{kind}>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
+    )
 
 
-def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
+def _row(row: Sequence[str], kinds: Sequence[str], link: str) -> str:
     cells = "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
-    return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
+    name = f'<a href="#{escape(link)}">{escape(row[0])}</a>' if link else escape(row[0])
+    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
 
 
 def _widths(widths: Widths) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +17,12 @@ from prunus.engine.config import Fit
 from prunus.engine.processes import One, join
 from prunus.errors import InputError, UnknownName
 from prunus.lab import chain, folder
+from prunus.lab.environment import without_places
+from prunus.lab.journal import Journal, reason
 from prunus.lab.order import STAGES, Step, steps_of
 from prunus.lab.recipe import PUBLISHED, Recipe, load, only_fit, plain
+from prunus.lab.repeat import Failed, all_failed, goes_on, repeated, summarised, write_summary
+from prunus.lab.shares import SHARES
 from prunus.lab.stages import Place, claimed, clear, conditions, finish, forget, mark, state
 
 if TYPE_CHECKING:
@@ -59,20 +60,22 @@ class Chain:
 
 @dataclass(frozen=True)
 class Finished:
-    """A recipe that was carried out: a chain for each seed.
+    """A recipe that was carried out: a chain for each seed, and the seeds that failed.
 
-    summary: for each accuracy, in percent, and for the share of macs that is left, mean and sample standard deviation
-    over the seeds (None for one seed).
+    summary: for each figure (see `prunus.lab.figures`) n, best, mean, sample standard deviation and the ends of the
+    95 % interval of the mean over the seeds; the last three are None for one seed.
     """
 
     recipe: Recipe
     folder: Path
     chains: tuple[Chain, ...]
     summary: Mapping[str, Mapping[str, float | None]]
+    seeds: tuple[int, ...]
+    failed: tuple[Failed, ...] = ()
 
     @property
     def results(self) -> Mapping[str, Any]:
-        """Those of the first seed."""
+        """Those of the first seed that did not fail."""
         return self.chains[0].results
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,6 +84,8 @@ class Finished:
             "recipe": self.recipe.name,
             "selection": self.recipe.selection,
             "folder": str(self.folder),
+            "seeds": list(self.seeds),
+            "failed": [dict(vars(one)) for one in self.failed],
             "summary": self.summary,
             "runs": [
                 {
@@ -102,6 +107,7 @@ def run(
     out: str | Path = "runs",
     skip: Iterable[str] = (),
     from_stage: str | None = None,
+    repeat: int | None = None,
     progress: bool = True,
     say: Say | None = None,
 ) -> Finished:
@@ -109,9 +115,11 @@ def run(
 
     overrides: "train.epochs=10". smoke: the small variant. skip: stages that are left out. from_stage: it and what
     follows is done again. A stage that was finished with the same settings, in this recipe or another, is reused; one
-    that was interrupted goes on. say: told what happens, by default on stderr.
+    that was interrupted goes on. repeat: so many seeds, from the recipe's on, each in `out`/NAME/seed-N, and a summary.
+    say: told what happens, by default on stderr.
 
-    Raises InputError for a recipe that cannot work, StorageError, ProofError, and what training raises.
+    Of several seeds one may fail: it is told of, and the others go on. Raises InputError for a recipe that cannot work,
+    StorageError, and what the work raises: ProofError, errors of training; PrunusError where every seed failed.
     """
     settings = load(recipe, overrides, smoke=smoke)
     left_out = frozenset(known_stage(name) for name in skip)
@@ -120,19 +128,38 @@ def run(
     processes = join(settings.runtime)
     tell = teller(settings, processes, say)
     supply = cache(lambda: chain.data_of(settings.data))
-    several = len(settings.all_seeds) > 1
-    chains = []
-    for seed in settings.all_seeds:
+    seeds = repeated(settings, repeat)
+    several = len(seeds) > 1 or repeat is not None
+    chains: list[Chain] = []
+    failed: list[Failed] = []
+
+    def finished() -> Finished:
+        summary = summarised([one.results for one in chains])
+        found = Finished(settings, root / settings.name, tuple(chains), summary, seeds, tuple(failed))
+        if several and processes.rank == 0:
+            write_summary(found.folder, found.as_dict())
+        return found
+
+    finished()  # which says what is to come
+    for number in seeds:
         if several:
-            tell(f"seed {seed}")
-        bench = chain.Bench(settings, replace(settings.runtime, seed=seed), progress, supply)
-        place = root / settings.name / f"seed-{seed}" if several else root / settings.name
-        chains.append(one_chain(bench, root, place, left_out, again, processes, tell))
-    finished = Finished(settings, root / settings.name, tuple(chains), summarised(chains))
-    if several and processes.rank == 0:
-        text = json.dumps(finished.as_dict() | {"folder": settings.name}, indent=2)
-        (root / settings.name / "summary.json").write_text(text + "\n", encoding="utf-8")
-    return finished
+            tell(f"seed {number}")
+        bench = chain.Bench(settings, replace(settings.runtime, seed=number), progress, supply)
+        place = root / settings.name / f"seed-{number}" if several else root / settings.name
+        journal = Journal(place, writes=processes.rank == 0)
+        try:
+            chains.append(one_chain(bench, root, place, left_out, again, processes, tell, journal))
+        except Exception as error:
+            journal.failed(error)
+            # Processes that train together can be out of step after an error.
+            if not several or processes.world > 1 or not goes_on(error, len(chains), len(failed)):
+                raise
+            failed.append(Failed(number, journal.stage, reason(error)))
+            tell(f"{failed[-1]}; the same command tries it again")
+        finished()
+    if not chains:
+        raise all_failed(failed)
+    return finished()
 
 
 def train(
@@ -180,32 +207,54 @@ def teller(recipe: Recipe, processes: One, say: Say | None) -> Say:
 
 
 def one_chain(
-    bench: chain.Bench, root: Path, place: Path, skip: frozenset[str], again: str | None, processes: One, tell: Say
+    bench: chain.Bench,
+    root: Path,
+    place: Path,
+    skip: frozenset[str],
+    again: str | None,
+    processes: One,
+    tell: Say,
+    journal: Journal,
 ) -> Chain:
     """All stages of one seed, and the run folder."""
     steps = steps_of(bench, root, skip)
-    done: list[Done] = []
-    redo = False
-    for step in steps:
-        redo = redo or step.name == again
-        done.append(carried_out(step, redo, processes, tell))
-    settings = without_places(plain(bench.recipe))
+    settings = without_places(of_one_seed(plain(bench.recipe), bench.runtime.seed))
     keys = {step.name: step.place.key for step in steps if step.place is not None}
     whole = Place("run", Place.below(root, "run", [keys, settings]).key, place)
     found, wrong = state(whole)
-    if found == "done":
+    processes.wait()  # all have seen the same, before the first writes
+    if again is not None or found != "done":
+        journal.begin(settings)
+
+    def told(line: str) -> None:
+        tell(line)
+        journal.line(line)
+
+    done: list[Done] = []
+    redo = False
+    for step in steps:
+        redo, journal.stage = redo or step.name == again, step.name
+        done.append(carried_out(step, redo, processes, told))
+    journal.stage = "run"
+    if found == "done" and again is None:
         tell(f"run: up to date in {place}")
     else:
         if found == "damaged" and wrong != "done.json has another key":
-            tell(f"run: {wrong}; written again")
+            told(f"run: {wrong}; written again")
         if processes.rank == 0:
             with claimed(whole):
                 forget(whole)
-                assembled(bench, steps, settings, whole)
+                assembled(bench, steps, settings, whole, journal)
         processes.wait()
-        tell(f"run: written to {place}")
+        told(f"run: written to {place}")
+    journal.done()
     content = json.loads((place / "run.json").read_text(encoding="utf-8"))
     return Chain(bench.runtime.seed, place, tuple(done), content["results"])
+
+
+def of_one_seed(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The settings of the chain of one seed: the same whether it was run alone or with others."""
+    return {**{key: value for key, value in settings.items() if key != "seeds"}, "seed": seed}
 
 
 def carried_out(step: Step, again: bool, processes: One, tell: Say) -> Done:
@@ -235,8 +284,8 @@ def carried_out(step: Step, again: bool, processes: One, tell: Say) -> Done:
     return Done(name, "ran", why, mark(place)["seconds"], str(place.folder))
 
 
-def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: Place) -> None:
-    """Write the run folder: the last network, the results of all stages, their metrics."""
+def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: Place, journal: Journal) -> None:
+    """Write the run folder: the last network and those before it, the results of all stages, their metrics."""
     begin = time.perf_counter()
     at = {step.name: step.place for step in steps if step.place is not None}
     networks = [name for name in at if name != "evaluate"]
@@ -257,12 +306,15 @@ def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: P
         told = {key: value for key, value in mark(one).items() if key not in ("format", "stage", "files")}
         own = _run_of(one)["results"] if name in ("baseline", "sparsity", "finetune") else {}
         stages.append({"name": name, **told, **own})
-        if (one.folder / "metrics.jsonl").exists():
-            written.append(f"metrics-{name}.jsonl")
-            shutil.copyfile(one.folder / "metrics.jsonl", place.folder / written[-1])
+        for kept in ("metrics.jsonl", SHARES):
+            if (one.folder / kept).exists():
+                written.append(kept.replace(".", f"-{name}."))
+                shutil.copyfile(one.folder / kept, place.folder / written[-1])
     skipped = {step.name: step.why for step in steps if step.place is None}
     results |= {"stages": stages, "skipped": skipped, "settings": settings}
     folder.adopt(place.folder, at[networks[-1]].folder, results)
+    written += journal.keep((name, at[name].folder / "model.safetensors") for name in networks[:-1])
+    written += journal.describe(settings)
     finish(place, conditions(begin), [*written, *(["plan.json"] if (place.folder / "plan.json").exists() else [])])
 
 
@@ -276,36 +328,6 @@ def accuracies(place: Place | None) -> dict[str, Any]:
     if "sparse" in top:
         accuracy["sparse"] = top["sparse"]
     return {"accuracy": accuracy, **found}
-
-
-def summarised(chains: Sequence[Chain]) -> dict[str, dict[str, float | None]]:
-    """Mean and sample standard deviation over the seeds of what every chain has."""
-    rows = []
-    for one in chains:
-        figures = dict(one.results.get("accuracy", {}))
-        if "left" in one.results:
-            figures["macs left"] = 100 * one.results["left"]["macs"]
-        rows.append(figures)
-    found: dict[str, dict[str, float | None]] = {}
-    for name in rows[0]:
-        values = [row.get(name) for row in rows]
-        numbers = [float(value) for value in values if value is not None]
-        if len(numbers) == len(rows):
-            spread = statistics.stdev(numbers) if len(numbers) > 1 else None
-            found[name] = {"mean": statistics.mean(numbers), "sd": spread}
-    return found
-
-
-def without_places(settings: Any) -> Any:
-    """Settings in which a path from the root of the disk is only its last part: a run folder tells nothing of where it
-    was made."""
-    if isinstance(settings, Mapping):
-        return {key: without_places(value) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [without_places(value) for value in settings]
-    if isinstance(settings, str) and (os.path.isabs(settings) or settings.startswith("~")):
-        return re.split(r"[/\\]", settings.rstrip("/\\"))[-1]
-    return settings
 
 
 def _run_of(place: Place) -> dict[str, Any]:

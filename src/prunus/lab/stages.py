@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,10 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunus.errors import InputError, PrunusError, StorageError
+from prunus.lab.environment import hardware, versions
 
 __all__ = [
     "CHECKPOINTS",
     "FORMAT",
+    "Busy",
     "Place",
     "claimed",
     "clear",
@@ -45,6 +46,10 @@ FORMAT = "prunus-stage-1"
 MARK, CHECKPOINTS = "done.json", "checkpoints"
 
 State = Literal["done", "begun", "absent", "damaged"]
+
+
+class Busy(PrunusError):
+    """Another process works in the folder."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def forget(place: Place) -> None:
 
 @contextmanager
 def claimed(place: Place) -> Iterator[None]:
-    """The folder is this process's alone. Raises PrunusError where another works in it, StorageError, InputError."""
+    """The folder is this process's alone. Raises Busy where another works in it, StorageError, InputError."""
     lock = place.folder.parent / f".{place.folder.name}.lock"
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +174,7 @@ def claimed(place: Place) -> Iterator[None]:
         raise InputError(f"cannot write to the folder {str(place.folder)!r}: {error.strerror}") from error
     try:
         if not _locked(handle):
-            raise PrunusError(f"another run is at work on {place.name} in {str(place.folder)!r}; wait for it")
+            raise Busy(f"another run is at work on {place.name} in {str(place.folder)!r}; wait for it")
         yield
     except OSError as error:
         raise StorageError(
@@ -181,30 +186,7 @@ def claimed(place: Place) -> Iterator[None]:
 
 def conditions(start: float) -> dict[str, Any]:
     """What a claim needs beside it: seconds since `start` (of perf_counter), versions, hardware."""
-    import torch
-
-    from prunus import __version__
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "seconds": time.perf_counter() - start,
-        "versions": {"prunus": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "threads": torch.get_num_threads(),
-            "gpu": device,
-        },
-    }
-
-
-def _processor() -> str | None:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return {"seconds": time.perf_counter() - start, "versions": versions(), "hardware": hardware()}
 
 
 def _locked(handle: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunus.models.checkpoint import load_weights
 from prunus.models.densenet import DENSENET40_WIDTHS, DenseNet, densenet40
 from prunus.models.inception import GOOGLENET_WIDTHS, GoogLeNet, googlenet
-from prunus.models.lookup import build, names, resolve
+from prunus.models.lookup import build, check_source, maker, names, resolve
 from prunus.models.mobilenet import MOBILENETV1_WIDTHS, MobileNetV1, mobilenetv1
 from prunus.models.rates import rate_order
 from prunus.models.resnet import ResNet, resnet20, resnet32, resnet44, resnet56, resnet110, resnet_widths
@@ -24,9 +24,11 @@ __all__ = [
     "ResNet",
     "Shortcut",
     "build",
+    "check_source",
     "densenet40",
     "googlenet",
     "load_weights",
+    "maker",
     "mobilenetv1",
     "names",
     "rate_order",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
@@ -14,10 +16,10 @@ from prunus.models.densenet import densenet40
 from prunus.models.inception import googlenet
 from prunus.models.mobilenet import mobilenetv1
 from prunus.models.resnet import resnet20, resnet32, resnet44, resnet56, resnet110
-from prunus.models.userfile import from_file, is_file_name
+from prunus.models.userfile import file_maker, from_file, is_file_name
 from prunus.models.vgg import vgg16, vgg16_hrank
 
-__all__ = ["build", "names", "resolve"]
+__all__ = ["build", "check_source", "maker", "names", "resolve"]
 
 BUNDLED: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
@@ -33,6 +35,10 @@ BUNDLED: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "mobilenetv1": mobilenetv1,
     }
 )
+
+
+EXPORTED = MappingProxyType({".onnx": "an ONNX file", ".pt2": "an exported program", ".xml": "an OpenVINO file"})
+"""Suffixes of networks that have no layers any more."""
 
 
 def names() -> tuple[str, ...]:
@@ -59,6 +65,7 @@ def resolve(name: str, classes: int | None = None) -> nn.Module:
     no number of classes, or the file or its factory cannot be used.
     """
     _check_classes(classes)
+    check_source(name)
     if is_file_name(name):
         return from_file(name, classes)
     if name in BUNDLED:
@@ -72,6 +79,40 @@ def resolve(name: str, classes: int | None = None) -> nn.Module:
         return _from_torchvision(name, name, classes)
     candidates = [*BUNDLED, *_torchvision_names()] if not slash else [f"torchvision/{n}" for n in _torchvision_names()]
     raise _unknown(name, nearest(name, candidates))
+
+
+def check_source(name: str) -> None:
+    """Raises InputError for the name of an exported network: what was cut out of its code can only be cut there."""
+    if kind := EXPORTED.get(PurePath(name).suffix):
+        raise InputError(
+            f"{name!r} is {kind}, a list of fixed operations in which no layer can be cut exactly; prune the PyTorch "
+            "network that it was made from (prunus prune path/file.py:factory --weights FILE --target macs=50% --out "
+            f"small), then write it anew: prunus export --from small --out {PurePath(name).name}"
+        )
+
+
+def maker(name: str, classes: int | None = None) -> Callable[..., nn.Module]:
+    """What `resolve` calls for this name: a function, with its arguments in a functools.partial.
+
+    Raises what `resolve` raises for the name.
+    """
+    options: dict[str, Any]
+    if is_file_name(name):
+        return file_maker(name, classes)
+    source, slash, rest = name.partition("/")
+    if name in BUNDLED:
+        return partial(BUNDLED[name], **({} if classes is None else {"classes": classes}))
+    resolve(name, classes)
+    if source == "timm":
+        from timm import create_model
+
+        options = {} if classes is None else {"num_classes": classes}
+        return partial(create_model, rest, pretrained=False, **options)
+    from torchvision.models import get_model_builder
+
+    known = rest if slash else name
+    found: Callable[..., nn.Module] = get_model_builder(known)
+    return partial(found, **_torchvision_options(known, classes))
 
 
 def _unknown(name: str, close: str | None) -> UnknownName:
@@ -92,12 +133,25 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(name: str, asked: str, classes: int | None) -> nn.Module:
-    from torchvision.models import get_model, get_model_builder
+    from torchvision.models import get_model
 
     known = _torchvision_names()
     if name not in known:
         close = nearest(name, known)
         raise _unknown(asked, f"torchvision/{close}" if close else None)
+    try:
+        model: nn.Module = get_model(name, **_torchvision_options(name, classes))
+    except TypeError as error:
+        if "num_classes" in str(error):
+            raise InputError(f"{asked} has no classifier: leave out classes={classes}") from error
+        raise
+    return model
+
+
+def _torchvision_options(name: str, classes: int | None) -> dict[str, Any]:
+    """What a builder of torchvision is called with, so that nothing is fetched."""
+    from torchvision.models import get_model_builder
+
     options: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # detection and segmentation nets would fetch it
@@ -105,13 +159,7 @@ def _from_torchvision(name: str, asked: str, classes: int | None) -> nn.Module:
         options["init_weights"] = True  # their default, which they warn about when it is not given
     if classes is not None:
         options["num_classes"] = classes
-    try:
-        model: nn.Module = get_model(name, **options)
-    except TypeError as error:
-        if "num_classes" in str(error):
-            raise InputError(f"{asked} has no classifier: leave out classes={classes}") from error
-        raise
-    return model
+    return options
 
 
 def _from_timm(name: str, asked: str, classes: int | None) -> nn.Module:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from torch import nn
 
 from prunus.errors import InputError, ModelError
 from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
 
-__all__ = ["from_file", "is_file_name"]
+__all__ = ["file_maker", "from_file", "is_file_name"]
 
 
 def from_file(name: str, classes: int | None = None) -> nn.Module:
@@ -28,6 +30,14 @@ def from_file(name: str, classes: int | None = None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
+
+
+def file_maker(name: str, classes: int | None = None) -> Callable[..., nn.Module]:
+    """The file's factory, with `classes` as `from_file` passes it. Raises what `from_file` raises before the call."""
+    path, factory = locate(name, "factory")
+    with beside(path):
+        make = _factory(_imported(path, name), factory, name)
+    return cast("Callable[..., nn.Module]", partial(make, **_options(make, name, classes)))
 
 
 def _imported(path: Path, name: str) -> ModuleType:
@@ -48,13 +58,8 @@ def _factory(module: ModuleType, factory: str, name: str) -> Callable[..., objec
 
 
 def _called(make: Callable[..., object], name: str, classes: int | None) -> object:
-    options: dict[str, int] = {}
+    options = _options(make, name, classes)
     signature = inspect.signature(make)
-    if classes is not None:
-        argument = next((key for key in ("classes", "num_classes") if key in signature.parameters), None)
-        if argument is None:
-            raise InputError(f"{name!r} takes neither classes nor num_classes: leave out classes={classes}")
-        options[argument] = classes
     try:
         signature.bind(**options)
     except TypeError as error:
@@ -63,3 +68,13 @@ def _called(make: Callable[..., object], name: str, classes: int | None) -> obje
         return make(**options)
     except Exception as error:  # the user's code may raise anything
         raise ModelError(f"{name!r} failed: {first_line(error)}") from error
+
+
+def _options(make: Callable[..., object], name: str, classes: int | None) -> dict[str, int]:
+    if classes is None:
+        return {}
+    known = inspect.signature(make).parameters
+    argument = next((key for key in ("classes", "num_classes") if key in known), None)
+    if argument is None:
+        raise InputError(f"{name!r} takes neither classes nor num_classes: leave out classes={classes}")
+    return {argument: classes}

@@ -1,0 +1,10 @@
+"""A network as a file that runs without Prunus: a torch.export program, ONNX, OpenVINO IR, or a plain Python module.
+
+The folder is not called `export`, because `prunus.export` is the function: importing a submodule would hide it.
+"""
+
+from .exported import FORMATS, Exported, export, form
+from .onnx import OPSET
+from .parity import LIMIT, Parity
+
+__all__ = ["FORMATS", "LIMIT", "OPSET", "Exported", "Parity", "export", "form"]

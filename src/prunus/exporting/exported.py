@@ -1,0 +1,220 @@
+"""export() in four steps: copy, write, run what was written, move it to its place."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from ..asked import check_example, the_model
+from ..errors import ExportError, InputError, StorageError, UnknownName
+from ..methods.sparsity import Thinned
+from ..result import Loaded, Pruned
+from ..state import same_draws
+from .given import Given, short, tensors
+from .onnx import OPSET, write_onnx, write_openvino
+from .origin import Build, Origin, origin
+from .parity import LIMIT, Parity, parity
+from .program import Run, write_pt2
+from .pyfile import write_python
+
+Network = nn.Module | Pruned | Loaded | Thinned
+Written = tuple[tuple[Path, ...], Run]
+
+FORMATS: Mapping[str, str] = MappingProxyType({"pt2": ".pt2", "onnx": ".onnx", "openvino": ".xml", "python": ".py"})
+"""Each format and the suffix of its file."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `files`, the first of them `path`, with their size in `bytes`, and how near it is to the eager
+    network. `batch` is None where any batch size goes, else why only that of the example does. `dense_bytes` is the
+    size of the dense network, exported the same way, where it was asked for."""
+
+    path: Path
+    format: str
+    files: tuple[Path, ...]
+    bytes: int
+    parity: Parity
+    batch: str | None = None
+    dense_bytes: int | None = None
+    opset: int | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.format}: {', '.join(map(str, self.files))} ({self.bytes:,} bytes)"]
+        if self.dense_bytes is not None:
+            share = 100 * self.bytes / self.dense_bytes
+            lines.append(f"bytes: {self.dense_bytes:,} -> {self.bytes:,} ({share:.2f} %), exported the same way")
+        if self.opset is not None:
+            lines.append(f"opset {self.opset}")
+        lines.append(str(self.parity))
+        lines.append("batch: any" if self.batch is None else f"batch: the example's only ({self.batch})")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "files": [str(file) for file in self.files],
+            "bytes": self.bytes,
+            "dense_bytes": self.dense_bytes,
+            "opset": self.opset,
+            "batch": self.batch,
+            "parity": {**vars(self.parity), "batches": list(self.parity.batches)},
+        }
+
+
+def export(
+    model: Network,
+    example: Any,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    dense: nn.Module | bool = False,
+    build: Build | None = None,
+    dynamic: bool = True,
+    opset: int = OPSET,
+    limit: float = LIMIT,
+) -> Exported:
+    """Write a network as a file that runs without Prunus, and check what the file computes before it is there.
+
+    model: a module, or what `prune` or `load` returned; a copy of it is exported, in eval mode, on the CPU.
+    example: a tensor, a tuple of positional inputs or a dict of keyword inputs. Its first axis counts samples: the file
+    takes any number of them, unless the network does not or `dynamic=False`, which the result says.
+    path: its suffix names the format, or `format` does: .pt2 (torch.export), .onnx, .xml (OpenVINO IR), .py.
+    dense: the network before it was cut, or True for the one that a `Pruned` came from: its bytes, exported likewise.
+    build: for .py, how the whole network is made: a function or class at the top of a module, functools.partial of one,
+    'path/file.py:factory' or 'package.module:factory'. Without it the network's class is called without arguments.
+    opset: of ONNX. limit: the largest difference from the eager network, relative to the output's largest value.
+
+    Raises ExportError (format, stage, difference), with nothing written; InputError; MissingExtra; StorageError.
+    """
+    net = the_model(unpacked(model))
+    check_example(example)
+    kind, target = form(path, format)
+    if not 0 < limit < float("inf"):
+        raise InputError(f"limit={limit}: it must be a number above 0")
+    if isinstance(opset, bool) or not isinstance(opset, int) or opset < 18:
+        raise InputError(f"opset={opset!r}: it must be a whole number of at least 18")
+    whole = dense_of(model) if dense is True else (the_model(dense) if isinstance(dense, nn.Module) else None)
+    made_by = origin(build, net) if kind == "python" else None
+    writer = writer_of(kind, opset, made_by)
+    with same_draws(net), workplace(target) as place:
+        given = Given.of(net, example, dynamic)
+        want_dynamic = given.dynamic and kind != "python"
+        try:
+            files, found = attempt(given, kind, writer, place / target.name, limit)
+        except ExportError as error:
+            if not want_dynamic:
+                raise
+            given = given.static(str(error))  # a network may be written for one batch size, and then say so
+            cleared(place)
+            files, found = attempt(given, kind, writer, place / target.name, limit)
+        size = sum(file.stat().st_size for file in files)
+        before = None if whole is None else size_of(whole, given, writer, place / "dense" / target.name)
+        moved = tuple(placed(file, target.with_name(file.name)) for file in files)
+    why = None if given.dynamic else given.note
+    return Exported(target, kind, moved, size, found, why, before, opset if kind == "onnx" else None)
+
+
+def attempt(
+    given: Given, kind: str, writer: Callable[[Given, Path], Written], path: Path, limit: float
+) -> tuple[tuple[Path, ...], Parity]:
+    """Write, run and compare. Raises ExportError, StorageError."""
+    try:
+        files, run = writer(given, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path.name}: {error.strerror or error}") from error
+    examples = given.examples()
+    want = [given.eager(example) for example in examples]
+    try:
+        got = run(examples)
+    except ExportError:
+        raise
+    except Exception as error:  # whatever a runtime raises
+        raise ExportError(f"{kind}, running the file: {short(error)}") from error
+    sizes = [next((t.shape[0] for t in tensors(e) if t.dim()), 1) for e in examples] if given.samples else []
+    return files, parity(kind, want, got, sizes, limit)
+
+
+def writer_of(kind: str, opset: int, made_by: Origin | None) -> Callable[[Given, Path], Written]:
+    """What writes this format."""
+    if kind == "pt2":
+        return write_pt2
+    if made_by is not None:
+        return lambda given, path: write_python(given, path, made_by)
+    write = write_onnx if kind == "onnx" else write_openvino
+    return lambda given, path: write(given, path, opset)
+
+
+def form(path: str | Path, format: str | None) -> tuple[str, Path]:
+    """The format, and the path with its suffix. Raises InputError, UnknownName."""
+    target = Path(path)
+    if format is not None and format not in FORMATS:
+        raise UnknownName.of("format", str(format), FORMATS)
+    by_suffix = {suffix: kind for kind, suffix in FORMATS.items()}
+    if format is None:
+        if target.suffix not in by_suffix:
+            known = ", ".join(f"{suffix} ({kind})" for kind, suffix in FORMATS.items())
+            raise InputError(f"{str(path)!r} names no format; use one of the suffixes {known}, or say format=")
+        return by_suffix[target.suffix], target
+    if not target.suffix:
+        return format, target.with_suffix(FORMATS[format])
+    if target.suffix != FORMATS[format]:
+        raise InputError(f"the format {format} is written to a file {FORMATS[format]}, not {target.name!r}")
+    return format, target
+
+
+def unpacked(model: Network) -> nn.Module:
+    return model.model if isinstance(model, (Pruned, Loaded, Thinned)) else model
+
+
+def dense_of(model: Network) -> nn.Module:
+    """The network that was pruned. Raises InputError where it is not known any more."""
+    found = model.source() if isinstance(model, Pruned) and model.source is not None else None
+    if found is None:
+        raise InputError("dense=True: the network that was pruned is gone, or was never known; pass it as dense=")
+    return found
+
+
+def size_of(whole: nn.Module, given: Given, writer: Callable[[Given, Path], Written], path: Path) -> int:
+    """Bytes of the dense network, exported the same way."""
+    path.parent.mkdir()
+    twin = Given.of(whole, given.example, given.dynamic)
+    files, _ = writer(twin if given.dynamic else twin.static(given.note), path)
+    return sum(file.stat().st_size for file in files)
+
+
+def placed(file: Path, target: Path) -> Path:
+    """Move a file into its place, over what was there."""
+    try:
+        file.replace(target)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror}") from error
+    return target
+
+
+@contextlib.contextmanager
+def workplace(target: Path) -> Iterator[Path]:
+    """A folder beside the target, so that nothing is at the target before it was checked."""
+    try:
+        folder = tempfile.mkdtemp(prefix=".export-", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {str(target.parent)!r}: {error.strerror}") from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cleared(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()

@@ -1,0 +1,176 @@
+"""A plain Python module that makes the cut network: the whole one, then each changed layer with its width written out.
+
+Beside it lie the weights, a dict of tensors that torch reads without running what a file says. The module needs torch
+and the code of the network, and Prunus only where that code does.
+"""
+
+from __future__ import annotations
+
+import keyword
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..errors import ExportError, InputError
+from ..surgery import cut
+from .carried import Carried, carried
+from .changes import Changes, changes
+from .given import Given
+from .origin import Origin, literal
+from .program import Run
+
+SECONDS = 600
+"""How long the written file may take to load and run."""
+
+RUNNER = """
+import runpy, sys, torch
+from torch.utils._pytree import tree_iter
+
+file, inputs, outputs = sys.argv[1:]
+model = runpy.run_path(file)["load"]()
+results = []
+with torch.no_grad():
+    for example in torch.load(inputs, weights_only=True):
+        if isinstance(example, dict):
+            found = model(**example)
+        else:
+            found = model(*example) if isinstance(example, tuple) else model(example)
+        results.append([t for t in tree_iter(found) if isinstance(t, torch.Tensor)])
+torch.save(results, outputs)
+"""
+"""Run by a fresh interpreter, which knows nothing of the network but what the file says."""
+
+RESIZE = '''
+
+def resize(model: nn.Module, name: str, *shape: int) -> None:
+    """Give a parameter or buffer another shape; its values come with the weights."""
+    path, _, own = name.rpartition(".")
+    layer = model.get_submodule(path)
+    old = getattr(layer, own)
+    new = torch.empty(shape) if old is None else old.detach().new_empty(shape)
+    setattr(layer, own, new if name in dict(model.named_buffers()) else nn.Parameter(new))
+'''
+
+
+def write_python(given: Given, path: Path, origin: Origin) -> tuple[tuple[Path, ...], Run]:
+    """Write the module and its weights, and give what runs them. Raises ExportError, InputError."""
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise InputError(f"a Python file is imported by its name, and {path.stem!r} is none")
+    weights = path.with_name(f"{path.stem}_weights.pt")
+    whole = origin.built()
+    found = changes(whole, given.model, f"{origin.module}.{origin.name}({origin.call})")
+    path.write_text(code(given.model, whole, origin, found, weights.name, path.stem), encoding="utf-8")
+    torch.save(state(given.model, found.loose), weights)
+    return (path, weights), lambda examples: in_python(path, origin, examples)
+
+
+def state(model: nn.Module, loose: list[str]) -> dict[str, Any]:
+    """The state dict, each tensor with memory of its own size; a parameter under several names is stored once."""
+    kept: dict[int, Tensor] = {}
+    buffers = dict(model.named_buffers())
+    found = {**model.state_dict(keep_vars=True), **{name: buffers[name] for name in loose}}
+
+    def alone(value: Any) -> Any:
+        return kept.setdefault(id(value), value.detach().clone()) if isinstance(value, Tensor) else value
+
+    return {name: alone(value) for name, value in found.items()}
+
+
+def code(model: nn.Module, whole: nn.Module, origin: Origin, found: Changes, weights: str, stem: str) -> str:
+    """The text of the module."""
+    taken = carried([(cut.__name__, name) for name in sorted(found.branches)])
+    call = f"full({origin.call})"
+    if origin.module.split(".")[0] == "prunus":
+        taken.add(origin.module, origin.name)
+        call = f"{origin.name}({origin.call})"
+    else:
+        taken.imports.add((origin.module, origin.name, "full"))
+    return "\n".join(
+        [*head(type(model).__name__, origin, found, taken, weights, stem), *body(model, whole, call, found)]
+    )
+
+
+def head(name: str, origin: Origin, found: Changes, taken: Carried, weights: str, stem: str) -> list[str]:
+    """Docstring, imports, and what is taken along."""
+    own = origin.module.split(".")[0] == "prunus"
+    needs = "torch" if own else f"torch and {origin.module}"
+    taken.imports |= {("pathlib", "Path", "Path"), ("torch", "", "torch"), ("torch", "nn", "nn")}
+    lines = [
+        f'"""{name}, cut: {found.modules} modules differ from the whole network. Written by Prunus {__version__}.',
+        "",
+        f"    from {stem} import load",
+        "",
+        f"    model = load()  # with the weights in {weights}, in eval mode",
+        "",
+        f"Needs {needs}.",
+        '"""',
+        "",
+        "from __future__ import annotations",
+        "",
+        *taken.statements(),
+        "",
+        f"WEIGHTS = Path(__file__).with_name({literal(weights)})",
+    ]
+    for text in taken.text.values():
+        lines += ["", "", text]
+    return lines
+
+
+def body(model: nn.Module, whole: nn.Module, call: str, found: Changes) -> list[str]:
+    """The two functions of the file, and the third where tensors change their shape."""
+    loose = [f"    model.get_buffer({literal(name)}).data = tensors.pop({literal(name)})" for name in found.loose]
+    dtype = own_dtype(model)
+    return [
+        "",
+        "",
+        "def load(weights: str | Path = WEIGHTS) -> nn.Module:",
+        '    """The cut network with its weights, in eval mode."""',
+        "    model = network()",
+        '    tensors = torch.load(weights, map_location="cpu", weights_only=True)',
+        *loose,
+        "    model.load_state_dict(tensors)",
+        "    return model.eval()",
+        "",
+        "",
+        "def network() -> nn.Module:",
+        '    """The whole network, then what was cut, with the widths that are left. The weights are random."""',
+        f"    model = {call}",
+        *(f"    {line}" for line in found.lines),
+        *([f"    model.to({dtype})"] if dtype != own_dtype(whole) else []),
+        "    return model",
+        *([RESIZE] if found.resizes else [""]),
+    ]
+
+
+def own_dtype(model: nn.Module) -> torch.dtype:
+    """That of the parameters; float32 where they differ, or there are none."""
+    found = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def in_python(path: Path, origin: Origin, examples: list[Any]) -> list[list[Tensor]]:
+    """Load the file in a fresh interpreter and run it."""
+    folders = [*([str(origin.folder)] if origin.folder else []), *(os.path.abspath(p) for p in sys.path if p)]
+    with tempfile.TemporaryDirectory() as place:
+        inputs, outputs = Path(place, "inputs.pt"), Path(place, "outputs.pt")
+        torch.save(examples, inputs)
+        done = subprocess.run(
+            [sys.executable, "-c", RUNNER, str(path.absolute()), str(inputs), str(outputs)],
+            capture_output=True,
+            text=True,
+            cwd=place,
+            timeout=SECONDS,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ExportError(f"python, loading the file in a fresh process: {last[:300]}")
+        found: list[list[Tensor]] = torch.load(outputs, weights_only=True)
+        return found

@@ -1,0 +1,7 @@
+"""How long a network takes: measured, in pairs, with what the machine's noise allows to say."""
+
+from .measure import Bench, Row, bench
+from .pairs import Sample, Spread, interleaved, ratio_of, spread_of
+from .runners import RUNNERS
+
+__all__ = ["RUNNERS", "Bench", "Row", "Sample", "Spread", "bench", "interleaved", "ratio_of", "spread_of"]

@@ -1,0 +1,210 @@
+"""Dense against pruned, measured: latency, images a second, memory, where the time goes, and what to make of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..costs import cost
+from ..errors import InputError, UnknownName
+from ..state import as_found, example_tensors, unwrapped
+from .layers import Layer, layers_of
+from .memory import peak_bytes
+from .pairs import Sample, Spread, interleaved
+from .runners import RUNNERS, eager
+from .verdict import verdict_of
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One runtime at one batch size. Times are seconds a call: median and quartiles.
+
+    ratio: pruned over dense, the median of neighbouring turns with its 95 % interval; noise: the same of the dense
+    network against itself. Both are None where only one network was timed. peak: bytes that a forward holds at most
+    beside weights and inputs, as torch runs it.
+    """
+
+    runtime: str
+    batch: int
+    dense: Spread
+    pruned: Spread | None
+    ratio: Spread | None
+    noise: Spread
+    peak: tuple[int, int | None]
+
+    @property
+    def images_per_second(self) -> tuple[float, float | None]:
+        """Samples a second at the medians, dense and pruned."""
+        return self.batch / self.dense.median, None if self.pruned is None else self.batch / self.pruned.median
+
+    @property
+    def told(self) -> bool:
+        """Whether the difference is larger than what the dense network shows against itself."""
+        if self.ratio is None:
+            return False
+        return self.ratio.high < min(1.0, self.noise.low) or self.ratio.low > max(1.0, self.noise.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What `bench` measured. macs: pruned over dense. layers: the slowest first, as torch runs them eagerly."""
+
+    rows: tuple[Row, ...]
+    layers: tuple[Layer, ...]
+    macs: float | None
+    threads: int
+    device: str
+    hardware: str
+    versions: dict[str, str]
+    verdict: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.hardware}, {self.threads} threads, {self.device}; {versions_text(self.versions)}"]
+        for row in self.rows:
+            text = f"{row.runtime}, batch {row.batch}: {milliseconds(row.dense)}"
+            if row.pruned is not None and row.ratio is not None:
+                text += f" -> {milliseconds(row.pruned)}, ratio {ratio_text(row.ratio)}"
+            lines.append(f"{text} (dense against itself {ratio_text(row.noise)})")
+        return "\n".join([*lines, *self.verdict])
+
+
+def bench(
+    dense: nn.Module,
+    example: Any,
+    pruned: nn.Module | None = None,
+    *,
+    runtimes: str | Sequence[str] = "eager",
+    batches: int | Sequence[int] = 1,
+    threads: int | None = None,
+    device: str | torch.device | None = None,
+    seconds: float = 3.0,
+) -> Bench:
+    """Measure a network, or a dense and a pruned one in turns, in eval mode.
+
+    example: as the models take it; its samples are repeated to each of `batches`. runtimes: of RUNNERS. threads: of the
+    CPU, by default as many as torch uses. seconds: for each runtime and batch. The models are left as they were.
+    Raises UnknownName, InputError.
+    """
+    wanted = [runtimes] if isinstance(runtimes, str) else list(runtimes)
+    for name in wanted:
+        if name not in RUNNERS:
+            raise UnknownName.of("runtime", name, RUNNERS)
+    sizes = [batches] if isinstance(batches, int) else list(batches)
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"batches={batches} are sizes of at least 1")
+    one = unwrapped(dense)
+    nets = [one] if pruned is None else [one, unwrapped(pruned)]
+    place = (
+        torch.device(device) if device is not None else next((p.device for p in one.parameters()), torch.device("cpu"))
+    )
+    if place.type != "cpu" and set(wanted) & {"onnxruntime", "openvino"}:
+        raise InputError(f"onnxruntime and openvino are timed on the CPU here, and the device is {place}")
+    used = torch.get_num_threads() if threads is None else threads
+    sync = torch.cuda.synchronize if place.type == "cuda" else None
+    rows: list[Row] = []
+    with _ready(nets, place, used):
+        first = _sized(example, sizes[0], place)
+        for runtime in wanted:
+            for size in sizes:
+                given = _sized(example, size, place)
+                calls = [RUNNERS[runtime][0](net, given, used) for net in nets]
+                sample = interleaved([*calls, calls[0]], seconds=seconds, sync=sync)
+                peaks = [peak_bytes(eager(net, given, used), place) for net in nets]
+                rows.append(_row(runtime, size, sample, len(nets), peaks))
+        layers = layers_of(nets[0], nets[-1], first, sync=sync)
+        counts = [cost(net, first).macs for net in nets]
+    macs = counts[1] / counts[0] if pruned is not None and counts[0] else None
+    told = verdict_of(rows, layers, macs, nets[-1]) if macs is not None else ()
+    return Bench(tuple(rows), tuple(layers), macs, used, str(place), hardware(place), versions(wanted), tuple(told))
+
+
+def _row(runtime: str, size: int, sample: Sample, nets: int, peaks: list[int]) -> Row:
+    noise = sample.ratio(nets, 0)  # the dense network, timed twice a turn
+    if nets == 1:
+        return Row(runtime, size, sample.of(0), None, None, noise, (peaks[0], None))
+    return Row(runtime, size, sample.of(0), sample.of(1), sample.ratio(1, 0), noise, (peaks[0], peaks[1]))
+
+
+@contextmanager
+def _ready(nets: Sequence[nn.Module], place: torch.device, threads: int) -> Iterator[None]:
+    """The networks on the device in eval mode, with that many threads; all put back afterwards."""
+    if threads < 1:
+        raise InputError(f"threads={threads} must be at least 1")
+    homes = [next((p.device for p in net.parameters()), place) for net in nets]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        if len(nets) == 1:
+            with as_found(nets[0]):
+                nets[0].to(place).eval()
+                yield
+        else:
+            with as_found(nets[0]), as_found(nets[1]):
+                for net in nets:
+                    net.to(place).eval()
+                yield
+    finally:
+        torch.set_num_threads(before)
+        for net, home in zip(nets, homes, strict=True):
+            net.to(home)
+
+
+def _sized(example: Any, batch: int, place: torch.device) -> Any:
+    """The example with its samples repeated to `batch`. Tensors as long as the first one are the batched ones."""
+    tensors = example_tensors(example)
+    length = tensors[0].shape[0] if tensors[0].dim() else 0
+    if not length:
+        raise InputError("the example has no batch axis, so it cannot be repeated to a batch")
+
+    def sized(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.dim() and value.shape[0] == length:
+            value = value.repeat(-(-batch // length), *[1] * (value.dim() - 1))[:batch]
+        return value.to(place)
+
+    return tree_map(sized, example)
+
+
+def milliseconds(spread: Spread) -> str:
+    """`12.3 ms (12.1 to 12.9)`: the median and the quartiles."""
+    return f"{1e3 * spread.median:.3g} ms ({1e3 * spread.low:.3g} to {1e3 * spread.high:.3g})"
+
+
+def ratio_text(spread: Spread) -> str:
+    """`0.61 [0.60, 0.63]`: the median and its 95 % interval."""
+    return f"{spread.median:.3f} [{spread.low:.3f}, {spread.high:.3f}]"
+
+
+def versions_text(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def hardware(place: torch.device) -> str:
+    """The GPU, or the processor and its cores."""
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def versions(runtimes: Sequence[str]) -> dict[str, str]:
+    """Of Python, torch and the runtimes."""
+    from importlib.metadata import version
+
+    return {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("onnxruntime", "openvino") if name in runtimes},
+    }

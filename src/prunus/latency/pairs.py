@@ -1,0 +1,111 @@
+"""Timing in turns. A machine's speed drifts, so networks that are compared take turns, and each ratio is of neighbours.
+
+A turn runs every network once, in an order that is reversed from turn to turn (AB BA AB …), so that a steady drift
+favours none. Median and interval are of all turns; the interval of a ratio is a bootstrap over turns (Efron 1979) of
+the median of their ratios, with a fixed seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Call = Callable[[], object]
+
+DRAWS = 2000
+"""Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of many turns: the median, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Seconds of one call of each network, (turns, networks)."""
+
+    seconds: Floats
+
+    def of(self, k: int) -> Spread:
+        """Network k alone."""
+        return spread_of(self.seconds[:, k])
+
+    def ratio(self, over: int, under: int) -> Spread:
+        """Network `over` against network `under`: the median of the turns' ratios, with its 95 % interval."""
+        return ratio_of(self.seconds[:, over], self.seconds[:, under])
+
+
+def spread_of(values: Floats) -> Spread:
+    """Median and quartiles."""
+    low, median, high = np.percentile(values, (25, 50, 75))
+    return Spread(float(median), float(low), float(high))
+
+
+def ratio_of(over: Floats, under: Floats, *, seed: int = 0) -> Spread:
+    """The median of pairwise ratios and its 95 % bootstrap interval."""
+    ratios = over / under
+    draw = np.random.default_rng(seed)
+    medians = np.median(ratios[draw.integers(0, ratios.size, (DRAWS, ratios.size))], axis=1)
+    low, high = np.percentile(medians, (2.5, 97.5))
+    return Spread(float(np.median(ratios)), float(low), float(high))
+
+
+def interleaved(
+    calls: Sequence[Call],
+    *,
+    seconds: float = 3.0,
+    warm: float = 0.5,
+    least: int = 11,
+    block: float = 2e-3,
+    sync: Call | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Sample:
+    """Time the calls in turns for about so many seconds, and for `least` turns at least.
+
+    Each is first called for `warm` seconds. A call that is shorter than `block` seconds is repeated within its turn
+    until it lasts that long, and divided. sync: waits for the device. Raises InputError for settings that measure
+    nothing.
+    """
+    if not calls or seconds <= 0 or least < 3:
+        raise InputError(f"nothing to time: {len(calls)} networks, {seconds} seconds, {least} turns")
+    wait = sync or (lambda: None)
+
+    def timed(call: Call, times: int) -> float:
+        wait()
+        start = clock()
+        for _ in range(times):
+            call()
+        wait()
+        return (clock() - start) / times
+
+    with torch.no_grad():
+        repeats = []
+        for call in calls:
+            end, fastest = clock() + warm, np.inf
+            while True:
+                fastest = min(fastest, timed(call, 1))
+                if clock() >= end:
+                    break
+            repeats.append(max(1, int(np.ceil(block / max(fastest, 1e-9)))))
+        rows: list[list[float]] = []
+        end = clock() + seconds
+        while len(rows) < least or clock() < end:
+            order = range(len(calls)) if len(rows) % 2 == 0 else reversed(range(len(calls)))
+            row = [0.0] * len(calls)
+            for k in order:
+                row[k] = timed(calls[k], repeats[k])
+            rows.append(row)
+    return Sample(np.array(rows))
