@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "prunus"
 _BASE = {"errors"}
 _STATE = _BASE | {"state", "outline"}
 _WORDS = _BASE | {"rates", "target"}
-_GRAPH = _WORDS | {"graph", "models", "state"}
+_GRAPH = _WORDS | {"graph", "models", "state", "outline"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
@@ -29,6 +29,7 @@ ALLOWED = {
     "models": _BASE | {"userfile"},
     "engine": _BASE | {"userfile"},
     "state": _BASE,
+    "outline": _STATE | {"models"},
     "costs": _STATE | {"models"},
     "graph": _STATE | {"models"},
     "select": _CUT - {"surgery"},

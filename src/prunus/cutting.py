@@ -13,8 +13,10 @@ from torch import nn
 
 from .asked import check_example, names, the_model
 from .costs import cost
+from .costs.measure import Counts, counts
 from .errors import TargetError
 from .graph.coupling import Coupling
+from .outline import Outline, outlined
 from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, to_budget
@@ -41,16 +43,23 @@ def cut(
 ) -> Pruned:
     """Cut a copy of `dense` down to the kept ids of each group, replay, and prove it. Raises ProofError."""
     plan = plan_for(coupling, kept, drop)
-    small, proof = proven(dense, plan, example, check=check)
-    costs = (cost(dense, example), cost(small, example))
-    return Pruned(small, plan, *costs, coupling, proof, goal, notes, weakref.ref(dense))
+    small, proof, outline = checked(dense, plan, example, check)
+    known = coupling.counts if isinstance(coupling.counts, Counts) else None
+    before, after = cost(dense, example, known=known), cost(small, example, outline=outline.model if outline else None)
+    return Pruned(small, plan, before, after, coupling, proof, goal, notes, weakref.ref(dense))
 
 
 def proven(dense: nn.Module, plan: Plan, example: Any, *, check: bool = True) -> tuple[nn.Module, Proof | None]:
     """A cut copy of `dense`, and the proof that it computes what the masked one computes. Raises ProofError."""
+    return checked(dense, plan, example, check)[:2]
+
+
+def checked(dense: nn.Module, plan: Plan, example: Any, check: bool) -> tuple[nn.Module, Proof | None, Outline | None]:
+    """As `proven`, with the outline of the copy, where it has one."""
     small = apply(dense, plan)
-    replay(small, plan, example)
-    return small, verify(dense, small, plan, example) if check else None
+    outline = outlined(small, example)
+    replay(small, plan, example, outline)
+    return small, verify(dense, small, plan, example) if check else None, outline
 
 
 def within(
@@ -84,16 +93,18 @@ def trace(
     """
     dense = the_model(model)
     check_example(example)
-    settled = settle(dense, example, names(pin), attention)
-    return counted(droppable(dense, example, settled), dense, example)
+    outline = outlined(dense, example)
+    settled = settle(dense, example, names(pin), attention, outline)
+    return counted(droppable(dense, example, settled), dense, example, outline)
 
 
-def counted(coupling: Coupling, model: nn.Module, example: Any) -> Coupling:
+def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline | None = None) -> Coupling:
     """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work."""
-    sample = cost(model, example).macs
+    found = counts(model, example, outline=None if outline is None else outline.model)
+    coupling, sample = replace(coupling, counts=found), sum(found.by_module.values())
     if coupling.macs() == sample:
         return coupling
-    whole = cost(model, example, whole=True).macs
+    whole = sum(counts(model, example, whole=True).by_module.values())
     fixed = max(0, whole - replace(coupling, samples=1).macs())
     return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
 

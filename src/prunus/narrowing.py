@@ -67,4 +67,5 @@ def narrowed(coupling: Coupling, plan: Plan, small: nn.Module) -> Coupling:
         links=tuple(linked for linked in links if len(linked) > 1),
         folds=tuple(fold(f) for f in coupling.folds if f.tensor in tensors),
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in tensors.items()},
+        counts=None,
     )

@@ -6,8 +6,9 @@ fits is restored. Both passes use exact integer costs: linear forms of the kept 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ class Costs:
     """Costs of all widths at once: Σ times × Π (fixed + A · widths), for MACs and for parameters."""
 
     fixed: Ints  # (forms,)
-    matrix: Ints  # (forms, groups)
+    entries: tuple[Ints, Ints, Ints]  # of A that are not 0: form, group, value
     terms: Mapping[str, tuple[Ints, Ints]]  # kind -> times (n,), forms (n, k); form 0 is the constant 1
     constant: Mapping[str, int]
     samples: Mapping[str, int]
@@ -34,12 +35,21 @@ class Costs:
 
     def __call__(self, widths: Ints) -> dict[str, int]:
         """Absolute cost of each kind at these kept widths."""
-        sizes = self.fixed + self.matrix @ widths
+        form, group, value = self.entries
+        sizes = self.fixed.copy()
+        np.add.at(sizes, form, value * widths[group])
         found = {
             kind: (self.constant[kind] + int((times * sizes[forms].prod(axis=1)).sum())) // self.samples[kind]
             for kind, (times, forms) in self.terms.items()
         }
         return found | {"channels": int(widths @ self.counts)}
+
+    @property
+    def matrix(self) -> Ints:
+        """A, (forms, groups)."""
+        dense = np.zeros((self.fixed.size, self.counts.size), np.int64)
+        np.add.at(dense, self.entries[:2], self.entries[2])
+        return dense
 
     @classmethod
     def of(cls, coupling: Coupling, dropped: Sequence[str] = ()) -> Costs:
@@ -52,13 +62,11 @@ class Costs:
 
         macs = [(w.times, column(w.factors)) for w in coupling.work if w.op not in ops]
         params = [(1, column(fs)) for name, fs in coupling.tensors.items() if name not in tensors]
-        matrix = np.zeros((len(forms), len(coupling.groups)), np.int64)
-        for form, row in forms.items():
-            for g, times in form.terms:
-                matrix[row, g] += times
+        found = [(row, g, times) for form, row in forms.items() for g, times in form.terms]
+        rows, groups_, times = np.array(found, np.int64).reshape(-1, 3).T
         return cls(
             np.array([f.fixed for f in forms], np.int64),
-            matrix,
+            (rows, groups_, times),
             {"macs": table(macs), "params": table(params)},
             {"macs": coupling.fixed_macs, "params": 0},
             {"macs": coupling.samples, "params": 1},
@@ -105,8 +113,9 @@ def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
     floor = max(1, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
     widths = np.arange((group.width - 1) // quantum * quantum, max(floor, quantum) - 1, -quantum, dtype=np.int64)
     ends = group.width - widths
-    starts = np.concatenate([[0], ends]).astype(np.int64)[:-1]
-    means = np.array([value[a:b].mean() for a, b in zip(starts, ends, strict=True)], np.float64)
+    means = np.zeros(ends.size)
+    if ends.size:  # the first step takes what is beside a multiple of the quantum
+        means[0], means[1:] = value[: ends[0]].mean(), value[ends[0] : ends[-1]].reshape(-1, quantum).mean(axis=1)
     # Means of equal scores over steps of different size differ in the last bit; the order within a group is fixed.
     return Steps(order, ends, np.maximum.accumulate(means) if means.size else means, value)
 
@@ -198,15 +207,15 @@ def to_budget(
     gone_before = dense - (dense if most is None else np.array(most, np.int64))
     first = np.concatenate([np.cumsum(u.sizes[:, 0]) <= gone_before[u.groups[0]] for u in units])
     order = np.lexsort((nth, unit, np.where(first, -np.inf, value)))
-    # What each step takes of each of its groups, in the order of the steps.
-    group = [units[u].groups for u in unit[order].tolist()]
-    size = [units[u].sizes[k] for u, k in zip(unit[order].tolist(), nth[order].tolist(), strict=True)]
-    ends = np.cumsum([0, *map(len, group)])
-    flat = [np.concatenate(part).astype(np.int64) if part else np.zeros(0, np.int64) for part in (group, size)]
+    # What each step takes of each of its groups, in the order of the steps; rows are filled up with a group of none.
+    most_linked = max((u.groups.size for u in units), default=1)
+    group = np.concatenate([filled(np.tile(u.groups, (u.scores.size, 1)), most_linked, dense.size) for u in units])
+    size = np.concatenate([filled(u.sizes, most_linked, 0) for u in units])
+    group, size = group[order], size[order]
 
     def widths_after(taken: int) -> Ints:
-        groups, sizes = flat[0][: ends[taken]], flat[1][: ends[taken]]
-        return dense - np.bincount(groups, weights=sizes, minlength=dense.size).astype(np.int64)
+        gone = np.bincount(group[:taken].reshape(-1), weights=size[:taken].reshape(-1), minlength=dense.size + 1)
+        return dense - gone[: dense.size].astype(np.int64)
 
     def fits(widths: Ints) -> bool:
         now = costs(widths)
@@ -222,27 +231,35 @@ def to_budget(
     widths = widths_after(low)
     if target.fill:
         back = slice(least, low)
-        widths = restored(widths, unit[order[back]].tolist(), group[back], size[back], fits)
+        widths = restored(widths, unit[order[back]], group[back], size[back], fits)
     return tuple(
         np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
         for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
     )
 
 
-def restored(widths: Ints, units: list[int], groups: list[Ints], sizes: list[Ints], fits: object) -> Ints:
-    """Give back, last taken first, each step that still fits. A unit whose last step does not fit never fits again."""
-    assert callable(fits)
-    open_ = set(units)
-    for unit, group, size in zip(reversed(units), reversed(groups), reversed(sizes), strict=True):
-        if unit in open_:
-            trial = widths.copy()
-            trial[group] += size
-            if fits(trial):
-                widths = trial
-            else:
-                open_.remove(unit)
-                if not open_:
-                    break
+def filled(rows: Ints, width: int, value: int) -> Ints:
+    """Rows made longer."""
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=value)
+
+
+def restored(widths: Ints, units: Ints, groups: Ints, sizes: Ints, fits: Callable[[Ints], bool]) -> Ints:
+    """Give back, last taken first, each step that still fits. A unit whose last step does not fit never fits again, so
+    only the last step of each unit is looked at."""
+    order = np.argsort(units, kind="stable")
+    _, starts, counts = np.unique(units[order], return_index=True, return_counts=True)
+    heap = [
+        (-int(order[start + n - 1]), int(start + n - 1), int(start)) for start, n in zip(starts, counts, strict=True)
+    ]
+    heapq.heapify(heap)
+    while heap:
+        step, at, start = heapq.heappop(heap)
+        trial = np.append(widths, 0)
+        trial[groups[-step]] += sizes[-step]
+        if fits(trial[:-1]):
+            widths = trial[:-1]
+            if at > start:
+                heapq.heappush(heap, (-int(order[at - 1]), at - 1, start))
     return widths
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,15 +38,99 @@ def example_tensors(example: Any) -> list[Tensor]:
     return found
 
 
+def modules_of(model: nn.Module, *, again: bool = False) -> list[tuple[str, nn.Module]]:
+    """Paths and modules in the order of `named_modules`, in one list: that method takes as many generators as modules
+    are nested. again: a module that has several paths comes at each."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    todo: list[tuple[str, nn.Module]] = [("", model)]
+    while todo:
+        path, module = todo.pop()
+        if again or id(module) not in seen:
+            seen.add(id(module))
+            found.append((path, module))
+            prefix = path + "." if path else ""
+            todo += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+    return found
+
+
+def tensors_of(model: nn.Module, *, buffers: bool = True) -> dict[str, Tensor]:
+    """Parameters, then buffers, by every name that they have."""
+    every = [(path + "." if path else "", module) for path, module in modules_of(model, again=True)]
+    found: dict[str, Tensor] = {}
+    found |= {f"{at}{name}": t for at, m in every for name, t in m._parameters.items() if t is not None}
+    if buffers:
+        found |= {f"{at}{name}": t for at, m in every for name, t in m._buffers.items() if t is not None}
+    return found
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor in nested containers."""
+    if isinstance(value, Tensor):
+        return [value]
+    if value is None or isinstance(value, (int, float, str)):
+        return []
+    if type(value) in (tuple, list):
+        return [t for item in value for t in tensors_in(item)]
+    if type(value) is dict:
+        return [t for item in value.values() for t in tensors_in(item)]
+    return [t for t in tree_iter(value) if isinstance(t, Tensor)]
+
+
 def fresh(example: Any) -> Any:
     """A copy of the example: a model may write into its inputs."""
     return tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, example)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy. Activations that a module keeps as attributes are copied as plain values."""
-    kept = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
+def copied(model: nn.Module, tensors: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A deep copy. Activations that a module keeps as attributes are copied as plain values. `tensors`: what stands in
+    the copy for a tensor of the model, by its id."""
+    memo: dict[int, Any] = dict(tensors or {})
+    modules = [module for _, module in modules_of(model)]
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()
+    kinds: list[Any] = [type(module) for module in modules]
+    twins = [(module, kind.__new__(kind)) for module, kind in zip(modules, kinds, strict=True) if is_plain(kind)]
+    memo |= {id(module): twin for module, twin in twins}
+    for module, twin in reversed(twins):  # inner modules first
+        found: dict[str, Any] = {}
+        for name, value in vars(module).items():
+            if value.__class__ in ATOMS:
+                found[name] = value
+            elif name in TABLES and not value:
+                found[name] = value.__class__()
+            elif name != COMPILED:
+                found[name] = copied_value(value, memo)
+        twin.__setstate__(found)
+    return copy.deepcopy(model, memo)
+
+
+COMPILED = "_compiled_call_impl"  # of a module, which `nn.Module.__getstate__` leaves out too
+
+
+TABLES = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+"""Hooks of a module: a dozen tables, most often empty."""
+ATOMS = frozenset([type(None), bool, int, float, str])
+
+
+@functools.lru_cache(maxsize=1024)
+def is_plain(kind: type) -> bool:
+    """Whether `copy.deepcopy` copies what `vars` shows of such a module, and does nothing else."""
+    own = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__new__", "__slots__")
+    return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in own)
+
+
+def copied_value(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy, at once where there is little to copy."""
+    if type(value) is tuple and all(type(item) in ATOMS for item in value):
+        return value
+    if type(value) in (dict, OrderedDict, set, list) and not value and id(value) not in memo:
+        memo[id(value)] = type(value)()
+    elif type(value) is dict and id(value) not in memo and all(id(v) in memo or v is None for v in value.values()):
+        memo[id(value)] = {name: memo[id(v)] if v is not None else None for name, v in value.items()}
+    return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
 
 
 @contextlib.contextmanager
@@ -68,30 +154,37 @@ def seeded() -> None:
 
 
 @contextlib.contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Put back mode, buffers, tensors kept as attributes and every random state, whatever runs inside."""
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [(module, {k: v for k, v in vars(module).items() if isinstance(v, Tensor)}) for module in model.modules()]
-    buffers = [(owner, dict(owner._buffers)) for owner in model.modules() if owner._buffers]
-    values = [(t, t.detach().clone(), t._version) for t in model.buffers() if not t.is_inference()]
+def as_found(model: nn.Module, *, values: bool = True) -> Iterator[None]:
+    """Put back mode, buffers, tensors kept as attributes and every random state, whatever runs inside. The `values` of
+    buffers may be left, where they do not count."""
+    modules = [module for _, module in modules_of(model)]
+    modes = [(module, module.training) for module in modules]
+    kept = [held_by(module) for module in modules]
+    buffers = [(owner, dict(owner._buffers)) for owner in modules if owner._buffers]
+    saved = [(t, t.detach().clone(), t._version) for t in (model.buffers() if values else ()) if not t.is_inference()]
     try:
         with same_draws(model):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for module, held in kept:
-            for name in [k for k, v in vars(module).items() if isinstance(v, Tensor) and held.get(k) is not v]:
+        for module, held in zip(modules, kept, strict=True):
+            for name in [name for name, value in held_by(module).items() if held.get(name) is not value]:
                 del vars(module)[name]
             vars(module).update(held)
         for owner, found in buffers:
             owner._buffers.clear()
             owner._buffers.update(found)
         with torch.no_grad():
-            for tensor, value, version in values:
+            for tensor, value, version in saved:
                 # Batch norm writes its statistics without a new version.
                 if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, value)):
                     tensor.copy_(value)
+
+
+def held_by(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors that a module keeps as attributes."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -141,7 +142,7 @@ class MacCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.name().split(".")[0]
         rule = MACS.get(name) or MACS.get(name.removesuffix("_"))
-        if rule is None and hasattr(func, "decompose"):
+        if rule is None and torch.is_inference_mode_enabled() and hasattr(func, "decompose"):
             # Under inference_mode composite operations arrive whole; their parts come back through this method.
             with self:
                 result = func.decompose(*args, **kwargs)

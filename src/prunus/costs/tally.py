@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode
+from torch.nn.modules import module as module_hooks
+from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 
 from prunus.errors import ExampleError
-from prunus.state import as_found, fresh
+from prunus.state import as_found, fresh, modules_of, same_draws
 
 __all__ = ["Inputs", "Tally", "follow", "forward"]
 
@@ -67,13 +68,38 @@ def follow(model: nn.Module, tally: Tally, leave: Leave | None = None) -> Iterat
         yield
 
 
-def forward(model: nn.Module, inputs: Inputs, tally: Tally) -> None:
-    """Run the model in eval mode without gradients. ExampleError names the module that refused, with its shapes."""
-    with as_found(model), torch.no_grad(), ExitStack() as stack:
-        for module in model.modules():  # flag by flag: `model.eval()` may do more in a model that overrides `train`
+@contextmanager
+def passed(model: nn.Module, tally: Tally) -> Iterator[None]:
+    """As `follow`, without what modules are given: for a copy that nobody else runs."""
+    names = {id(module): (name, module, ((), dict[str, Any]())) for name, module in modules_of(model)}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if id(module) in names:
+            tally.calls.append(names[id(module)])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if tally.calls and tally.calls[-1][1] is module:
+            tally.calls.pop()
+
+    before = module_hooks.register_module_forward_pre_hook(enter)
+    after = module_hooks.register_module_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+def forward(model: nn.Module, inputs: Inputs, tally: Tally, mode: TorchFunctionMode | None = None) -> None:
+    """Run the model in eval mode without gradients, under a function mode where it is an outline. ExampleError names
+    the module that refused, with its shapes."""
+    with as_found(model) if mode is None else same_draws(model), torch.no_grad(), ExitStack() as stack:
+        for _, module in modules_of(
+            model
+        ):  # flag by flag: `model.eval()` may do more in a model that overrides `train`
             module.training = False
         # With a function mode active, attention and encoder layers take their ordinary path, not one fused operation.
-        stack.enter_context(BaseTorchFunctionMode())
+        stack.enter_context(mode or BaseTorchFunctionMode())
         if "torch._dynamo" in sys.modules:  # parts of the model may be compiled; only eager calls can be followed
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(tensor.is_cuda for tensor in model.parameters()):

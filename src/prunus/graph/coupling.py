@@ -144,6 +144,7 @@ class Coupling:
     links: tuple[tuple[int, ...], ...] = ()  # groups that keep the same share of their width
     folds: tuple[Fold, ...] = ()
     steps: tuple[Step, ...] = ()  # of the forward in eval mode
+    counts: object = field(default=None, repr=False)  # what `cost` counted of the dense network
 
     def __getitem__(self, name: str) -> Group:
         """A group by its name."""
@@ -257,15 +258,16 @@ def grouped(book: Book, root: Ints) -> Solved:
         for top in tops[~pinned[tops]].tolist():
             reason[top] = why
         pinned[tops] = True
-    signature = np.zeros(book.size, np.uint64)
-    mix = np.random.default_rng(0).integers(1, 2**63, size=(len(book.axes), 2), dtype=np.uint64) | np.uint64(1)
-    owned = np.zeros(book.size, bool)
-    for (first, second), axis in zip(mix, book.axes.values(), strict=True):
-        entries = axis.ids.numpy()
-        tops, counts = np.unique(root[entries[entries >= 0]], return_counts=True)
-        signature[tops] += first * counts.astype(np.uint64) + second
-        if axis.kind == "tensor":
-            owned[tops] = True
+    # A number for each axis, added up over the entries that a class has on it.
+    signature, owned = np.zeros(book.size, np.uint64), np.zeros(book.size, bool)
+    mix = np.random.default_rng(0).integers(1, 2**63, size=len(book.axes), dtype=np.uint64) | np.uint64(1)
+    axes = list(book.axes.values())
+    sizes = [axis.ids.numel() for axis in axes]
+    entries = np.concatenate([np.zeros(0, np.int64), *(axis.ids.numpy() for axis in axes)])
+    live = entries >= 0
+    tops = root[entries[live]]
+    np.add.at(signature, tops, np.repeat(mix, sizes)[live])
+    owned[tops[np.repeat(np.array([axis.kind == "tensor" for axis in axes], bool), sizes)[live]]] = True
     free = np.flatnonzero((root == np.arange(book.size)) & ~pinned & owned)
     group, channel = np.full(book.size, -1, np.int64), np.full(book.size, -1, np.int64)
     _, first_at, which = np.unique(signature[free], return_index=True, return_inverse=True)
@@ -325,7 +327,10 @@ def form_of(axis: Axis, solved: Solved) -> Form:
     ids = axis.ids.numpy()
     groups = solved.group[ids[ids >= 0]]
     groups = groups[groups >= 0]
-    found, counts = np.unique(groups, return_counts=True)
+    if groups.size and (groups == groups[0]).all():
+        found, counts = groups[:1], np.array([groups.size])
+    else:
+        found, counts = np.unique(groups, return_counts=True)
     terms = tuple((int(g), int(n) // solved.roots[g].size) for g, n in zip(found, counts, strict=True))
     return Form(ids.size - int(counts.sum()), terms)
 
@@ -335,7 +340,8 @@ def positions_of(axis: Axis, solved: Solved) -> dict[int, Ints]:
     ids = axis.ids.numpy()
     group = np.where(ids >= 0, solved.group[np.maximum(ids, 0)], -1)
     found: dict[int, Ints] = {}
-    for g in np.unique(group[group >= 0]).tolist():
+    alone = bool(group.size and group[0] >= 0 and (group == group[0]).all())
+    for g in group[:1].tolist() if alone else np.unique(group[group >= 0]).tolist():
         places = np.flatnonzero(group == g)
         order = np.argsort(solved.channel[ids[places]], kind="stable")
         found[g] = places[order].reshape(solved.roots[g].size, -1)

@@ -30,31 +30,45 @@ class Label:
 
 def varying(plane: Tensor) -> tuple[int, ...]:
     """Axes along which the ids of a plane vary."""
-    return tuple(d for d, (size, step) in enumerate(zip(plane.shape, plane.stride(), strict=True)) if size > 1 and step)
+    steps = plane.stride()
+    return tuple([d for d, size in enumerate(plane.shape) if size > 1 and steps[d]])
 
 
 def compress(plane: Tensor) -> Tensor:
     """The same plane with stride 0 wherever the ids do not vary."""
-    shape = plane.shape
-    for axis in varying(plane):
-        first = plane.narrow(axis, 0, 1)
-        if bool((plane == first).all()):
-            plane = first.expand(shape)
+    if not plane.numel():
+        return plane
+    axes = varying(plane)
+    shape, small = plane.shape, spelled(plane, axes)
+    for axis in axes:
+        first = small.narrow(axis, 0, 1)
+        if bool(first.reshape(-1)[0] != small.narrow(axis, -1, 1).reshape(-1)[0]):
+            continue
+        if bool((small == first).all()):
+            small, plane = first, plane.narrow(axis, 0, 1).expand(shape)
     return plane
 
 
-def spelled(plane: Tensor) -> Tensor:
-    """The ids of a plane, those that repeat along an axis once."""
-    return plane[tuple(slice(None) if d in varying(plane) else slice(0, 1) for d in range(plane.dim()))]
+def spelled(plane: Tensor, along: Sequence[int] | None = None) -> Tensor:
+    """The ids of a plane, those that repeat along an axis once; `along`: the axes on which they vary."""
+    axes = varying(plane) if along is None else along
+    sizes = [size if d in axes else min(size, 1) for d, size in enumerate(plane.shape)]
+    return plane.as_strided(sizes, plane.stride(), plane.storage_offset())
 
 
 def vector(plane: Tensor, axis: int) -> Tensor:
     """Ids along one axis, read at position 0 of all others."""
     axis %= plane.dim()
-    for d in range(plane.dim() - 1, -1, -1):
-        if d != axis:
-            plane = plane.select(d, 0)
-    return plane
+    return plane.as_strided([plane.shape[axis]], [plane.stride(axis)], plane.storage_offset())
+
+
+def paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of ids that meet where two planes are broadcast together, each pair once. Raises RuntimeError where
+    they cannot be."""
+    a, b = torch.broadcast_tensors(a, b)
+    sizes = [n if a.stride(d) or b.stride(d) else min(n, 1) for d, n in enumerate(a.shape)]
+    a, b = (t.as_strided(sizes, t.stride(), t.storage_offset()) for t in (a, b))
+    return a.reshape(-1), b.reshape(-1)
 
 
 def along(ids: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
@@ -67,7 +81,7 @@ def spread(plane: Tensor, shape: Sequence[int]) -> Tensor:
     """A plane broadcast to a shape, as the elementwise op broadcasts its tensor."""
     if plane.dim() < len(shape):
         plane = plane.reshape([1] * (len(shape) - plane.dim()) + list(plane.shape))
-    return plane.expand(list(shape))
+    return plane if list(plane.shape) == list(shape) else plane.expand(list(shape))
 
 
 def resized(plane: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
@@ -118,7 +132,7 @@ class Book:
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
     even: list[Tensor] = field(default_factory=list)
     axes: dict[tuple[str, str, int], Axis] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    reasons: dict[str, int] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
     links: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -140,7 +154,9 @@ class Book:
     def count(self, kind: str, owner: str, place: int, role: str, ids: Tensor) -> tuple[str, str, int]:
         """Remember a vector whose kept entries are counted (an attribute, a cost) or renumbered (values) by a cut."""
         key = (kind, f"{owner}:{role}", place)
-        self.axes.setdefault(key, Axis(kind, owner, place, role, ids.clone()))
+        if key not in self.axes:
+            large = ids.untyped_storage().nbytes() > 64 * ids.numel()  # a view would keep all of it
+            self.axes[key] = Axis(kind, owner, place, role, ids.clone() if large else ids)
         return key
 
     def work(self, path: str, op: int, times: int, vectors: Sequence[Tensor]) -> None:
@@ -152,9 +168,8 @@ class Book:
 
     def fixed(self, why: str, length: int) -> Tensor:
         """`length` positions that can never be removed."""
-        if why not in self.reasons:
-            self.reasons.append(why)
-        return torch.full((1,), -2 - self.reasons.index(why)).expand(length)
+        place = self.reasons.setdefault(why, len(self.reasons))
+        return torch.full((1,), -2 - place).expand(length)
 
     def pin(self, ids: Tensor, why: str) -> None:
         """Forbid the removal of these ids."""
@@ -171,10 +186,14 @@ class Book:
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """These ids go together, position by position. An id that meets a fixed position or a padded zero is pinned."""
-        a, b = torch.broadcast_tensors(compress(a), compress(b))
-        keep = tuple(slice(None) if a.stride(d) or b.stride(d) else slice(0, 1) for d in range(a.dim()))
-        a, b = a[keep].reshape(-1), b[keep].reshape(-1)
-        both = (a >= 0) & (b >= 0)
+        if a is b:
+            return
+        if a.dim() > 1 or a.shape != b.shape:
+            a, b = paired(compress(a), compress(b))
+        both = (a | b) >= 0
+        if bool(both.all()):
+            self.edges.append((a, b))
+            return
         self.edges.append((a[both], b[both]))
         for one, other in ((a, b), (b, a)):
             stuck = (one >= 0) & (other < 0)
@@ -183,7 +202,9 @@ class Book:
 
     def reason(self, value: int) -> str:
         """Why a position below zero cannot be removed."""
-        return "it is added to channels that F.pad filled with zeros" if value == ZERO else self.reasons[-2 - value]
+        return (
+            "it is added to channels that F.pad filled with zeros" if value == ZERO else list(self.reasons)[-2 - value]
+        )
 
     def evenly(self, ids: Tensor) -> None:
         """Rows of ids (blocks, slots) of which equally many must stay in every row."""
@@ -228,12 +249,15 @@ class Check(Book):
         return ids
 
     def unite(self, a: Tensor, b: Tensor) -> None:
-        try:
-            a, b = torch.broadcast_tensors(a, b)
-        except RuntimeError as error:
-            self.fail(str(error), a, b)
+        if a is b:
             return
-        if bool(((a != b) & (a >= 0) & (b >= 0)).any()):
+        if a.dim() > 1 or a.shape != b.shape:
+            try:
+                a, b = paired(a, b)
+            except RuntimeError as error:
+                self.fail(str(error), a, b)
+                return
+        if not torch.equal(a, b) and bool(((a != b) & (a >= 0) & (b >= 0)).any()):
             self.fail("the kept channels arrive in another order than the entries that read them", a, b)
 
     def fail(self, why: str, *ids: Tensor) -> None:

@@ -7,7 +7,7 @@ A torch function mode sees each call as the user wrote it; a dispatch mode benea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..errors import ExampleError
+from ..state import modules_of, tensors_in, tensors_of
 from .labels import Book, Check, Label, compress, varying, vector
 from .opened import opened
 from .own import watched
@@ -102,6 +104,35 @@ class Made:
     items: int = 0
 
 
+class ByIdentity(MutableMapping[Tensor, Any]):
+    """What is known of tensors, which it keeps."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, tuple[Tensor, Any]] = {}
+
+    def __getitem__(self, key: Tensor) -> Any:
+        return self.found[id(key)][1]
+
+    def get(self, key: Tensor, default: Any = None) -> Any:
+        known = self.found.get(id(key))
+        return default if known is None else known[1]
+
+    def __contains__(self, key: object) -> bool:
+        return id(key) in self.found
+
+    def __setitem__(self, key: Tensor, value: Any) -> None:
+        self.found[id(key)] = (key, value)
+
+    def __delitem__(self, key: Tensor) -> None:
+        del self.found[id(key)]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([key for key, _ in self.found.values()])
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 def op_name(func: Callable[..., Any]) -> str:
     """The public name of a torch function."""
     if isinstance(func, torch._ops.OpOverload):
@@ -118,6 +149,8 @@ class Tracer(TorchFunctionMode):
     rules: Mapping[Any, Rule]
     execute: Callable[[Call], Any] | None = None
     splits: Splits = field(default_factory=Splits)
+    strict: bool = False  # a rule that fails ends the forward
+    outline: bool = False  # the model holds no values
     ops: list[Op] = field(default_factory=list)
     entered: list[Entered] = field(default_factory=list)
     unknown: dict[str, None] = field(default_factory=dict)
@@ -126,15 +159,14 @@ class Tracer(TorchFunctionMode):
         super().__init__()
         self.names: dict[int, str] = {}
         self.paths: dict[int, str] = {}
-        for name, tensor in (
-            *self.model.named_parameters(remove_duplicate=False),
-            *self.model.named_buffers(remove_duplicate=False),
-        ):
+        for name, tensor in tensors_of(self.model).items():
             self.names.setdefault(id(tensor), name)
-        for path, module in self.model.named_modules():
+        for path, module in modules_of(self.model):
             self.paths.setdefault(id(module), path)
-        self.labels = WeakTensorKeyDictionary()
-        self.sources = WeakTensorKeyDictionary()
+        # The activations of an outline take no memory and may stay; all others go when the model lets go of them.
+        self.labels: MutableMapping[Tensor, Label] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
+        self.sources: MutableMapping[Tensor, Any] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
+        self.tight: dict[int, Tensor] = {}  # planes of an outline that were looked at
         self.sites: list[Site] = []
         self.split: dict[str, int] = {}  # how many splits ran in a module
         self.failed_in: str | None = None  # the module in which an op raised or received ids in another order
@@ -148,7 +180,7 @@ class Tracer(TorchFunctionMode):
         """What is known of a tensor. A parameter used as an operand gets ids on each of its axes."""
         found = self.labels.get(tensor)
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
         name = self.names.get(id(tensor))
         if name is None:
             return Label(why="it meets a tensor that is neither parameter, buffer nor traced activation")
@@ -188,9 +220,12 @@ class Tracer(TorchFunctionMode):
 
     def mark(self, tensor: Tensor, planes: tuple[Tensor, ...] | list[Tensor], why: str) -> None:
         kept = []
-        for plane in map(compress, planes):
-            if varying(plane):
+        for given in planes:
+            plane = given if id(given) in self.tight else compress(given)
+            if id(plane) in self.tight or varying(plane):
                 kept.append(plane)
+                if self.outline:
+                    self.tight[id(plane)] = plane
             elif plane.numel():
                 self.book.pin(plane.reshape(-1)[:1], "it is the only channel of its layer")
         self.labels[tensor] = Label(tuple(kept), why, len(self.ops) - 1)
@@ -199,6 +234,8 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in SIZES:
+            return func(*args, **(kwargs or {}))
         module, path, _ = self.stack[-1]
         inner = opened(func)
         if inner is not None:  # a function of many ops: each is seen on its own
@@ -212,7 +249,7 @@ class Tracer(TorchFunctionMode):
         self.depth += 1
         try:
             out = self.execute(call) if self.execute else func(*args, **call.kwargs)
-            results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
+            results = tensors_in(out)
             if results or getattr(self.rules.get(func), "statement", False):
                 with torch._C._DisableTorchDispatch():  # the witness need not see what the rules do
                     self.follow(call, out, results)
@@ -223,18 +260,22 @@ class Tracer(TorchFunctionMode):
             self.depth -= 1
 
     def follow(self, call: Call, out: Any, results: list[Tensor]) -> None:
-        operands = [t for t in tree_iter((call.args, call.kwargs)) if isinstance(t, Tensor)]
+        operands = tensors_in((call.args, call.kwargs))
         if not operands:
             return
-        before = {id(t): self.labels[t] for t in operands if t in self.labels}
+        before = {id(t): found for t in operands if (found := self.labels.get(t)) is not None}
         rule = self.rules.get(call.func) or self.rules.get(op_name(call.func))
-        self.note(call, operands, rule)
+        self.note(call, operands, before, rule)
         if rule is None or call.kwargs.get("out") is not None:
             self.refuse(f"{call.name} in {call.path or 'forward'}", operands, results)
             return
         try:
             planes = rule(call, out)
         except Exception as error:  # arguments the rule was not written for: no guess, but the name of the op
+            if self.strict:
+                self.failed, self.failed_in = tuple(operands), call.path
+                shapes = ", ".join(str(tuple(t.shape)) for t in operands)
+                raise ExampleError(f"no rule: in {call.path or 'forward'}, {call.name} on {shapes}: {error}") from error
             self.refuse(f"{call.name} in {call.path or 'forward'} ({type(error).__name__}: {error})", operands, results)
             return
         if isinstance(self.book, Check) and self.book.clash is not None and self.failed_in is None:
@@ -253,9 +294,9 @@ class Tracer(TorchFunctionMode):
                     if varying(plane) and varying(plane) not in old:
                         self.book.pin(plane, f"{call.name} writes it into a view of another tensor")
 
-    def note(self, call: Call, operands: list[Tensor], rule: Rule | None) -> None:
-        made = tuple(found.op if (found := self.labels.get(t)) is not None else None for t in operands)
-        used = tuple(self.names[id(t)] for t in operands if id(t) in self.names and t not in self.labels)
+    def note(self, call: Call, operands: list[Tensor], labels: Mapping[int, Label], rule: Rule | None) -> None:
+        made = tuple(found.op if (found := labels.get(id(t))) is not None else None for t in operands)
+        used = tuple(self.names[id(t)] for t in operands if id(t) in self.names and id(t) not in labels)
         chain = tuple(i for _, _, i in self.stack[1:] if i is not None)
         given = (*call.args, *call.kwargs.values()) if getattr(rule, "computes", False) else ()
         numbers = tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
@@ -286,7 +327,8 @@ class Tracer(TorchFunctionMode):
         *kwargs, out = rest  # after an exception torch leaves the keywords out
         if len(self.stack) > 1 and self.stack[-1][0] is module:
             path = self.stack.pop()[1]
-            taken = next((t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)), None)
+            given = tensors_in(args) or tensors_in(kwargs)
+            taken = given[0] if given else None
             items = len(out) if type(out) is tuple else 0
             out = out[0] if items else out
             if isinstance(out, Tensor) and taken is not None and not isinstance(self.book, Check):
@@ -311,6 +353,9 @@ class Tracer(TorchFunctionMode):
 
 
 ESCAPES = frozenset({"numpy", "tolist", "item", "__array__", "__float__", "__int__", "__bool__", "__dlpack__"})
+SIZES = frozenset([Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point])
+SIZES |= {getattr(Tensor, name).__get__ for name in ("shape", "ndim")}
+"""They tell what is no value."""
 SUMS = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__"})
 
 

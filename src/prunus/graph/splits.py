@@ -91,7 +91,7 @@ def source(call: Call, x: Tensor) -> Source | None:
     if found is None and name is not None and x.dim() == 1 and x not in call.tracer.labels and x.is_floating_point():
         ids = call.book.axis(name, 0, x.shape[0], "operand")
         return Source(ids, ids)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def carried(call: Call, x: Tensor, out: Tensor, how: Callable[[Tensor], Tensor]) -> Source | None:

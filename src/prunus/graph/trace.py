@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from ..errors import ExampleError, ModelError, PrunusError, UnknownName
-from ..state import as_found, call_model, example_tensors, fresh, seeded, unwrapped
+from ..outline import Outline, shape_of
+from ..state import as_found, call_model, example_tensors, fresh, modules_of, seeded, tensors_of, unwrapped
 from .coupling import (
     VALUES,
     Attribute,
@@ -53,6 +55,13 @@ def stored_statistics(call: Call) -> Any:
             mean, var = x.new_zeros(shape[1]), x.new_ones(shape[1])
         return F.batch_norm(x, mean, var, call.get(3, "weight"), call.get(4, "bias"), False)
     return call.func(*call.args, **call.kwargs)
+
+
+def shapes_alone(call: Call) -> Any:
+    """The result of a call on an outline."""
+    with torch._C._DisableTorchDispatch():  # the witness looks at what runs outside of calls
+        found = shape_of(call.func, call.args, call.kwargs)
+        return stored_statistics(call) if found is None else found
 
 
 def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
@@ -133,6 +142,7 @@ class Traced:
     samples: int
     passes: tuple[Pass, ...]  # in eval and in train mode
     sites: tuple[Site, ...] = ()  # splits of a channel axis
+    outline: Outline | None = None  # what was run in place of the model
 
     def pin(self, group: Group, why: str) -> None:
         """Keep a group of an earlier solution whole."""
@@ -157,30 +167,39 @@ class Traced:
 
 
 def observe(
-    model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = (), splits: Splits | None = None
+    model: nn.Module,
+    example: Any,
+    *,
+    pin: Sequence[str | nn.Module] = (),
+    splits: Splits | None = None,
+    outline: Outline | None = None,
 ) -> Traced:
     """Run `model` on `example` in eval and in train mode and record what its ops demand. Changes nothing.
 
     `example` is a tensor, a tuple of positional inputs or a dict of keyword inputs. `pin` names modules or tensors
-    (globs allowed) that stay whole. `splits` says how channel axes are split into heads and widths. Raises
-    ExampleError where the model refuses the example, ModelError where it cannot be traced.
+    (globs allowed) that stay whole. `splits` says how channel axes are split into heads and widths. `outline` is run
+    in place of the model. Raises ExampleError where the model refuses the example, ModelError where it cannot be
+    traced.
     """
     model = traceable(unwrapped(model))
+    one, sample = (model, example) if outline is None else (outline.model, outline.example)
+    execute = stored_statistics if outline is None else shapes_alone
     book = Book()
     inputs = example_tensors(example)
     unknown: dict[str, None] = {}
     found: tuple[Residual, ...] = ()
     passes: list[Pass] = []
     sites: list[Site] = []
-    with as_found(model), torch.no_grad():
+    with as_found(one, values=outline is None), torch.no_grad():
         for training in (False, True):
-            for module in model.modules():
+            for _, module in modules_of(one):
                 module.training = training
             book.counting = not training
-            tracer = Tracer(model, book, table(), stored_statistics, splits or Splits())
+            hollow = outline is not None
+            tracer = Tracer(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
             seeded()
             taken = len(book.parts)
-            out = run(tracer, model, example)
+            out = run(tracer, one, sample)
             passes.append(Pass(tracer.ops, book.parts[taken:]))
             for tensor in outputs(out):
                 for plane in tracer.label(tensor).planes:
@@ -195,7 +214,7 @@ def observe(
     hold(model, book, pin)
     shared_storage(model, book)
     samples = inputs[0].shape[0] if inputs[0].dim() else 1
-    return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites))
+    return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites), outline)
 
 
 def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
@@ -268,8 +287,12 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
     members: list[list[Member]] = [[] for _ in solved.roots]
     forms: dict[tuple[str, str, int], Form] = {}
     attributes, zeros = [], []
+    known: dict[tuple[int, int, int], Form] = {}  # many axes share one vector of ids
     for key, axis in book.axes.items():
-        forms[key] = form_of(axis, solved)
+        vector = (axis.ids.data_ptr(), axis.ids.numel(), axis.ids.stride(0))
+        if vector not in known:
+            known[vector] = form_of(axis, solved)
+        forms[key] = known[vector]
         if axis.kind == "attribute" and forms[key].terms:
             attributes.append(Attribute(axis.owner, axis.role, axis.place, forms[key]))
         elif axis.kind == "zero":
@@ -280,10 +303,10 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
             place = axis.place if axis.kind == "tensor" else VALUES
             for g, positions in positions_of(axis, solved).items():
                 members[g].append(Member(axis.owner, place, axis.role, positions))
-    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    named, parameters = tensors_of(model), dict(model.named_parameters())
     tensors = {
         name: tuple(forms.get(("tensor", name, d), Form(n)) for d, n in enumerate(p.shape))
-        for name, p in model.named_parameters()
+        for name, p in parameters.items()
     }
     pinned = pins(book, solved)
     groups: list[Group] = []
@@ -331,11 +354,11 @@ def title(members: Sequence[Member]) -> str:
 
 def unique_names(groups: list[Group]) -> tuple[Group, ...]:
     """Groups of one layer are told apart by the entries they own on its axis."""
-    names = [g.name for g in groups]
+    total, seen = Counter(g.name for g in groups), Counter[str]()
     found = []
-    for k, group in enumerate(groups):
-        name = group.name if names.count(group.name) == 1 else f"{group.name}:{names[:k].count(group.name)}"
-        found.append(replace(group, name=name))
+    for group in groups:
+        found.append(group if total[group.name] == 1 else replace(group, name=f"{group.name}:{seen[group.name]}"))
+        seen[group.name] += 1
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
 from ..plan import Dropped, Plan, check_links
-from ..state import copied, unwrapped
+from ..state import copied, modules_of, tensors_of, unwrapped
 
 
 class Zero(nn.Module):
@@ -63,10 +63,14 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     model = unwrapped(model)
     check_fingerprint(model, plan.fingerprint)
     check_links(plan)
-    small = copied(model)
+    # Parameters of the copy share the model's memory until they are cut; those that stay whole are copied last.
+    own = [p for p in tensors_of(model, buffers=False).values() if type(p) is nn.Parameter]
+    shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in own}
+    small = copied(model, shared)
+    whole = {id(shared[id(p)]): p.data_ptr() for p in own}
     for branch in plan.dropped:
         drop(small, branch, plan.widths)
-    tensors = dict(small.named_parameters(remove_duplicate=False)) | dict(small.named_buffers(remove_duplicate=False))
+    tensors = tensors_of(small)
     masks = plan.masks()
     for (name, axis), factor in plan.factors().items():
         if name in tensors:
@@ -82,7 +86,9 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
                 tensor.data = gathered(tensor, axis, mask)
     for parameter in small.parameters():
         parameter.grad = None
-    modules = dict(small.named_modules())
+        if whole.get(id(parameter)) == parameter.data_ptr():
+            parameter.data = parameter.detach().clone()
+    modules = dict(modules_of(small))
     for attribute in plan.attributes:
         if attribute.path in modules:
             remember(modules[attribute.path], attribute.name, attribute.place, attribute.form, plan.widths)
@@ -91,7 +97,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
 def check_fingerprint(model: nn.Module, fingerprint: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     """The plan's tensors are the model's, name by name and shape by shape."""
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    tensors = tensors_of(model)
     missing, extra = fingerprint.keys() - tensors.keys(), tensors.keys() - fingerprint.keys()
     if missing or extra:
         first = sorted(missing or extra)[0]

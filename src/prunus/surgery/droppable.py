@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from ..graph.record import SUMS, Call, Tracer
 from ..graph.residual import Residual
 from ..graph.trace import run, stored_statistics
 from ..plan import plan_for
-from ..state import as_found, seeded
+from ..state import as_found, copied, modules_of, seeded, tensors_of
 from .cut import drop
 
 
@@ -79,13 +78,13 @@ def kind_of(model: nn.Module, residual: Residual) -> tuple[type, int, int]:
 def passing(model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence[Residual]) -> set[str]:
     """Of blocks that are dropped together, the names of those whose sum was reached with a zero from the branch."""
     plan = plan_for(coupling, [range(width) for width in coupling.widths], [r.name for r in blocks])
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    short = copy.deepcopy(model, {**shared, **{id(v): v for v in activations(model)}})
+    shared = {id(t): t for t in tensors_of(model).values()}
+    short = copied(model, {**shared, **{id(v): v for v in activations(model)}})
     for branch in plan.dropped:
         drop(short, branch, plan.widths)
     sums = Sums({(r.path, r.nth): r.operand for r in blocks})
     with as_found(short), torch.no_grad():
-        for module in short.modules():
+        for _, module in modules_of(short):
             module.training = False
         seeded()
         with contextlib.suppress(ExampleError):
@@ -95,4 +94,4 @@ def passing(model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence
 
 def activations(model: nn.Module) -> list[Tensor]:
     """Tensors that modules keep as attributes, which need not be copied."""
-    return [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
+    return [v for _, m in modules_of(model) for v in vars(m).values() if isinstance(v, Tensor)]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,22 +75,29 @@ class Neutral(TorchFunctionMode):
 
 def channel_ids(plan: Plan, kept_only: bool) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
     """Ids of the channels on every axis of the dense (or the cut) model, and which ids are removed."""
-    start, gone = 0, []
-    ids: dict[tuple[str, int], Tensor] = {}
-    for group, kept in zip(plan.groups, plan.kept, strict=True):
-        mine = torch.arange(start, start + group.width)
+    removed = removed_ids(plan)
+    gone, start = removed.numpy(), 0
+    ids: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+    for group in plan.groups:
+        mine = np.arange(start, start + group.width)[:, None]
         for m in group.members:
             if m.axis != VALUES:
-                axis = ids.setdefault((m.tensor, m.axis), torch.full((plan.length(m),), -2))
-                axis[torch.from_numpy(m.positions)] = mine[:, None]
-        removed = torch.ones(group.width, dtype=torch.bool)
-        removed[list(kept)] = False
-        gone.append(removed)
+                key = (m.tensor, m.axis)
+                if key not in ids:
+                    ids[key] = np.full(plan.length(m), -2)
+                ids[key][m.positions] = mine
         start += group.width
-    removed = torch.cat(gone) if gone else torch.zeros(0, dtype=torch.bool)
     if kept_only:
-        ids = {key: axis[(axis < 0) | ~removed[axis.clamp(min=0)]] for key, axis in ids.items()}
-    return ids, removed
+        ids = {key: axis[(axis < 0) | ~gone[np.maximum(axis, 0)]] for key, axis in ids.items()}
+    return {key: torch.from_numpy(axis) for key, axis in ids.items()}, removed
+
+
+def removed_ids(plan: Plan) -> Tensor:
+    """Which channels are removed, counted through all groups in order."""
+    gone = [np.ones(group.width, bool) for group in plan.groups]
+    for mask, kept in zip(gone, plan.kept, strict=True):
+        mask[list(kept)] = False
+    return torch.from_numpy(np.concatenate([*gone, np.zeros(0, bool)]))
 
 
 @dataclass

@@ -19,9 +19,10 @@ from ..graph.coupling import VALUES
 from ..graph.labels import Check
 from ..graph.record import Tracer
 from ..graph.rules import table
-from ..graph.trace import outputs, run, stored_statistics
+from ..graph.trace import outputs, run, shapes_alone, stored_statistics
+from ..outline import Outline
 from ..plan import Plan
-from ..state import as_found, call_model, copied, example_tensors, fresh, same_draws, seeded, unwrapped
+from ..state import as_found, call_model, copied, example_tensors, fresh, modules_of, same_draws, seeded, unwrapped
 from .masked import Neutral, channel_ids, masked_tracer
 from .unfold import exact, kept_entries, unfolded
 
@@ -81,15 +82,24 @@ class Trouble:
     where: str | None = None  # the module in which it showed
 
 
-def trouble(small: nn.Module, plan: Plan, example: Any, training: bool = False) -> tuple[Trouble | None, Tracer]:
+def trouble(
+    small: nn.Module,
+    plan: Plan,
+    example: Any,
+    training: bool = False,
+    outline: bool = False,
+    strict: bool = False,
+) -> tuple[Trouble | None, Tracer]:
     """Run the cut network once on kept ids: does every op receive them in the order in which its entries were
-    gathered?
+    gathered? `small` may be an outline; a rule that fails counts as a failure of the run where that is `strict`.
     """
     ids, _ = channel_ids(plan, kept_only=True)
     check = Check(ids)
-    tracer = Tracer(small, check, table(), stored_statistics)
-    with as_found(small), torch.no_grad():
-        for module in small.modules():
+    tracer = Tracer(
+        small, check, table(), shapes_alone if outline else stored_statistics, strict=strict, outline=outline
+    )
+    with same_draws(small) if outline else as_found(small), torch.no_grad():
+        for _, module in modules_of(small):
             module.training = training
         seeded()
         try:
@@ -115,8 +125,11 @@ def groups_of(plan: Plan, ids: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def replay(small: nn.Module, plan: Plan, example: Any) -> None:
-    """The cheapest self-check, see `trouble`. Raises ProofError with the module and the op."""
+def replay(small: nn.Module, plan: Plan, example: Any, outline: Outline | None = None) -> None:
+    """The cheapest self-check, see `trouble`, on an outline of the cut network as far as that goes. Raises ProofError
+    with the module and the op."""
+    if outline and trouble(outline.model, plan, outline.example, outline=True, strict=True)[0] is None:
+        return
     found, _ = trouble(small, plan, example)
     if found:
         names = ", ".join(plan.groups[g].name for g in found.groups[:3])
@@ -184,11 +197,17 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
 
 def as_double(model: nn.Module) -> nn.Module:
     """A float64 copy with every parameter trainable where it can be."""
-    twin = copied(model).double()
+    twin = copied(model, {id(p): doubled_parameter(p) for p in model.parameters() if type(p) is nn.Parameter}).double()
     for parameter in twin.parameters():
         parameter.grad = None
         parameter.requires_grad_(True)
     return twin
+
+
+def doubled_parameter(parameter: nn.Parameter) -> nn.Parameter:
+    """In memory of its own."""
+    dtype = torch.float64 if parameter.is_floating_point() else parameter.dtype
+    return nn.Parameter(parameter.detach().to(dtype, copy=True), parameter.requires_grad)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ from ..graph.labels import Book
 from ..graph.record import Op, Tracer
 from ..graph.splits import HEADS, NEITHER, WIDTH, Choice, Site, Splits
 from ..graph.trace import Pass, Traced, observe
+from ..outline import Outline
 from ..plan import Plan, plan_for
 from ..select import removal_order
 from .cut import apply
-from .masked import channel_ids
+from .masked import removed_ids
 from .proof import TOLERANCE, Trouble, eval_gap, groups_of, trouble
 
 WRITTEN = "its width is written down in the code or in an attribute"
@@ -37,11 +38,12 @@ class Settling:
     options: dict[str, list[Choice]]  # by class of module: what is still to be tried, the first one now
     sites: Sequence[Site] = ()
     held: list[tuple[tuple[str, str, int], Tensor, str]] = field(default_factory=list)
+    outline: Outline | None = None
 
     def traced(self) -> Traced:
         choices = {kind: left[0] for kind, left in self.options.items()}
         splits = Splits.of(self.sites, choices)
-        traced = observe(self.model, self.example, pin=self.pin, splits=splits)
+        traced = observe(self.model, self.example, pin=self.pin, splits=splits, outline=self.outline)
         for key, positions, why in self.held:
             if key in traced.book.axes:
                 traced.book.pin(traced.book.axes[key].ids[positions], why)
@@ -83,15 +85,22 @@ def inside(path: str, module: str) -> bool:
     return path == module or not module or path.startswith(module + ".")
 
 
-def settle(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], attention: str = HEADS) -> Coupling:
+def settle(
+    model: nn.Module,
+    example: Any,
+    pin: Sequence[str | nn.Module],
+    attention: str = HEADS,
+    outline: Outline | None = None,
+) -> Coupling:
     """Trace, then pin what a trial cut shows to be written down or computed with as a number.
 
-    `attention` says what goes first where an attention allows both: "heads" or "width" (the same slots of each head).
+    `outline` is run in place of the model, as far as it goes. `attention` says what goes first where an attention
+    allows both: "heads" or "width" (the same slots of each head).
     """
     wish = choices(attention)
-    traced = observe(model, example, pin=pin)
+    traced = first(model, example, pin, outline)
     kinds = dict.fromkeys(site.kind for site in traced.sites if site.known)
-    now = Settling(model, example, pin, {kind: list(wish) for kind in kinds}, traced.sites)
+    now = Settling(model, example, pin, {kind: list(wish) for kind in kinds}, traced.sites, outline=traced.outline)
     if kinds:
         traced = now.traced()
         while now.barren(traced):
@@ -107,6 +116,18 @@ def settle(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], atten
                 now.hold(traced, coupling.groups[g], found.why)
         coupling = traced.coupling()
     return traced.coupling() if any(factor.sure for factor in traced.book.folds.values()) else coupling
+
+
+def first(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], outline: Outline | None) -> Traced:
+    """The trace of an outline of the model; of the model itself where it has none, or reads values on its way."""
+    if outline is not None:
+        try:
+            return observe(model, example, pin=pin, outline=outline)
+        except UnknownName:
+            raise
+        except Exception:
+            pass
+    return observe(model, example, pin=pin)
 
 
 def choices(attention: str) -> list[Choice]:
@@ -157,9 +178,11 @@ def cut_trial(
 ) -> Trouble | None:
     """Cut some groups by one step and run the result: in both modes where all are cut, else in eval mode."""
     plan = step_plan(coupling, cut)
-    small = apply(traced.model, plan)
+    outline = traced.outline
+    small = apply(traced.model if outline is None else outline.model, plan)
+    sample = example if outline is None else outline.example
     for training, dense in enumerate(traced.passes[: 2 if len(cut) == len(coupling.groups) else 1]):
-        found, tracer = trouble(small, plan, example, bool(training))
+        found, tracer = trouble(small, plan, sample, bool(training), outline is not None, strict=outline is not None)
         if found:
             return replace(found, why=f"{WRITTEN}: {found.why}")
         for other in (*sliced(dense, tracer, channels, plan), *computed(traced, training, tracer, channels, plan)):
@@ -181,7 +204,7 @@ def step_plan(coupling: Coupling, cut: frozenset[int] | None = None) -> Plan:
 
 def sliced(dense: Pass, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[Trouble]:
     """Ops that take a part of a channel axis must take the same channels, less the removed ones."""
-    _, removed = channel_ids(plan, kept_only=True)
+    removed = removed_ids(plan)
     if len(dense.parts) != len(cut.book.parts):
         return
     for before, after in zip(dense.parts, cut.book.parts, strict=True):
@@ -200,7 +223,7 @@ def computed(traced: Traced, training: int, cut: Tracer, channels: Tensor, plan:
     dense = traced.passes[training]
     if [op.name for op in dense.ops] != [op.name for op in cut.ops]:
         return
-    _, removed = channel_ids(plan, kept_only=True)
+    removed = removed_ids(plan)
     for index, (before, after) in enumerate(zip(dense.ops, cut.ops, strict=True)):
         if before.numbers != after.numbers and not (
             before.name == after.name and scales(traced.book, (training, index), before, after, channels, removed)
@@ -226,6 +249,8 @@ def scales(book: Book, at: tuple[int, int], before: Op, after: Op, channels: Ten
 
 def differs(traced: Traced, example: Any) -> Trouble | None:
     """Where attention is cut, one step of every group is held against the masked network before it is promised."""
+    if not traced.book.folds and not any(site.known for site in traced.sites):
+        return None
     coupling = traced.coupling()
     if not coupling.folds and not any(site.known for site in traced.sites):
         return None

@@ -1,0 +1,139 @@
+"""Work grows with the number of ops, and hardly with the number of channels. Counted in calls, not in seconds."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import image
+
+import prunus
+from prunus.cutting import cut, within
+from prunus.graph.record import Tracer
+from prunus.methods import Magnitude
+from prunus.methods.score import scores_of
+from prunus.models.resnet import ResNet
+from prunus.target import Target
+
+
+def calls(work: Callable[[], Any]) -> int:
+    """Calls of functions, Python's own and those of its libraries."""
+    profile = cProfile.Profile()
+    profile.enable()
+    work()
+    profile.disable()
+    return pstats.Stats(profile).total_calls  # type: ignore[attr-defined,no-any-return]
+
+
+def pruned(model: nn.Module, example: Tensor) -> None:
+    """Trace, scores, choice and cut, without the proof."""
+    goal = Target(macs=0.5)
+    coupling = prunus.trace(model, example)
+    kept, _ = within(coupling, scores_of(Magnitude(), model, coupling, 0), goal)
+    cut(model, example, coupling, kept, check=False, goal=goal)
+
+
+def plain(width: int) -> nn.Module:
+    """Three convolutions of a width."""
+    layers: list[nn.Module] = []
+    for i in range(3):
+        layers += [nn.Conv2d(width if i else 3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+
+
+def test_calls_grow_linearly_with_depth() -> None:
+    taken = {}
+    for depth in (20, 56, 92):
+        net = ResNet(depth).eval()
+        pruned(net, image())  # what is done once a process
+        taken[depth] = calls(lambda net=net: pruned(net, image()))  # type: ignore[misc]
+    first, second = taken[56] - taken[20], taken[92] - taken[56]
+    assert second < 1.05 * first, taken
+
+
+def test_calls_do_not_grow_with_width() -> None:
+    """32 times as many channels; sizes of steps and what a budget restores may differ a little."""
+    taken = []
+    for width in (8, 256):
+        net = plain(width).eval()
+        pruned(net, image())
+        taken.append(calls(lambda net=net: pruned(net, image())))  # type: ignore[misc]
+    assert taken[1] < 1.2 * taken[0], taken
+
+
+def test_forwards_that_a_cut_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the tracer: two to trace, two of the trial cut, one without the blocks, one replay. Values are computed in
+    the one without the blocks alone."""
+    made = []
+    start = Tracer.__post_init__
+
+    def counted(self: Tracer) -> None:
+        made.append(self.outline)
+        start(self)
+
+    monkeypatch.setattr(Tracer, "__post_init__", counted)
+    pruned(ResNet(20).eval(), image())
+    assert made == [True, True, True, True, False, True]
+    made.clear()
+    pruned(plain(8).eval(), image())
+    assert made == [True] * 5
+
+
+class Reading(nn.Module):
+    """Reads a value on its way, so that there is nothing to run but the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y if float(x.abs().max()) > 0 else -y).mean((2, 3))
+
+
+def test_what_reads_values_is_run_itself() -> None:
+    model = Reading().eval()
+    coupling = prunus.trace(model, image())
+    assert coupling.widths == (8,) and not coupling.unknown_ops
+    small = prunus.prune(model, image(), "channels=50%")
+    assert small.model.a.out_channels == 4 and small.proof is not None and small.proof.holds
+
+
+@pytest.mark.parametrize("kind", ["attention", "norms", "pools"])
+def test_an_outline_has_the_shapes_of_the_model(kind: str) -> None:
+    """What is spared on the way of the meta device is what the model makes."""
+    from prunus.outline import Shapes, outlined
+
+    torch.manual_seed(0)
+    model, x = {
+        "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 5, 8)),
+        "norms": (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Hardswish(), nn.LayerNorm([8, 6, 6])),
+            image(),
+        ),
+        "pools": (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(True), nn.AdaptiveAvgPool2d((3, 2)), nn.Softmax(1)),
+            image(),
+        ),
+    }[kind]
+    outline = outlined(model.eval(), x)
+    assert outline is not None
+    with torch.no_grad(), Shapes():
+        found = outline.model(outline.example)
+    want = model(x)
+    assert found.is_meta and found.shape == want.shape and found.dtype == want.dtype
+
+
+def test_an_outline_refuses_what_the_model_refuses() -> None:
+    from prunus.outline import Shapes, outlined
+
+    for wrong in (nn.BatchNorm2d(4), nn.GroupNorm(1, 4), nn.LayerNorm(5), nn.Linear(5, 2)):
+        outline = outlined(wrong.eval(), image())
+        assert outline is not None
+        with pytest.raises((RuntimeError, ValueError)), torch.no_grad(), Shapes():
+            outline.model(outline.example)
