@@ -68,7 +68,8 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
     """One forward under the tracer. What goes wrong inside is told with the module, the op and the shapes."""
     at: list[str] = []
     tracer.failed = ()
-    inner = tracer.execute or (lambda call: call.func(*call.args, **call.kwargs))
+    given_execute = tracer.execute
+    inner = given_execute or (lambda call: call.func(*call.args, **call.kwargs))
 
     def execute(call: Call) -> Any:
         try:
@@ -96,6 +97,8 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
         where = f" {at[0]}:" if at else ""
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ExampleError(f"the model refuses the example {shapes}:{where} {line}") from error
+    finally:
+        tracer.execute = given_execute  # the closure holds the tracer, which would outlive this call
 
 
 def traceable(model: nn.Module) -> nn.Module:

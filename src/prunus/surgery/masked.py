@@ -27,6 +27,7 @@ from ..graph.record import SUMS, Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
 from ..plan import Plan
+from ..state import call_model, fresh
 from .masked_own import own
 
 DROPOUT = frozenset(
@@ -71,6 +72,13 @@ class Neutral(TorchFunctionMode):
             return neutral(func, args, kwargs or {}, self.double)
         with self:
             return inner(*args, **(kwargs or {}))
+
+
+def neutral_run(model: nn.Module, example: Any, double: bool) -> Any:
+    """One forward of the cut network."""
+    given = fresh(example)
+    with Neutral(double):
+        return call_model(model, given)
 
 
 def channel_ids(plan: Plan, kept_only: bool) -> tuple[dict[tuple[str, int], Tensor], Tensor]:

@@ -13,16 +13,16 @@ from ..plan import Bools, Floats, Plan
 ROUNDING = 4.0  # roundings of the tensor's dtype that a factor may cost
 
 
-def exact(small: nn.Module, wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:
+def exact(small: nn.Module, dense: nn.Module, narrow: nn.Module, plan: Plan) -> None:
     """Give the float64 copy `narrow` of the cut network the products that `small` holds rounded to its own dtype.
 
     The cut network must hold them to within rounding. Raises ProofError where it does not.
     """
-    masks, dense, own, twin = plan.masks(), tensors(wide), tensors(small), tensors(narrow)
+    masks, whole, own, twin = plan.masks(), tensors(dense), tensors(small), tensors(narrow)
     for (name, axis), factor in plan.factors().items():
         if name not in own:
             continue
-        want = kept_entries(dense[name].detach() * shaped(factor, axis, dense[name]), name, masks)
+        want = kept_entries(whole[name].detach().double() * shaped(factor, axis, whole[name]), name, masks)
         eps = torch.finfo(own[name].dtype).eps
         if want.shape != own[name].shape or not torch.allclose(own[name].double(), want, rtol=ROUNDING * eps, atol=0):
             raise ProofError(f"{name} of the cut network does not hold the softmax scale that was folded into it")

@@ -1,0 +1,224 @@
+"""One train step of the masked network and one of the cut: outputs, running statistics and gradients.
+
+The two networks run one after the other. Gradients are taken as they come, and of the masked network only the entries
+that the plan keeps, so that the largest models are proven in little more memory than a step of their own takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..errors import ExampleError, ProofError
+from ..graph.coupling import VALUES
+from ..graph.trace import outputs, run
+from ..plan import Plan
+from ..state import example_tensors, seeded
+from .masked import masked_tracer, neutral_run
+from .unfold import kept_entries, unfolded
+
+BATCH = 4
+NO_BACKWARD = "no gradients were compared, since the model has no backward"
+SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
+
+
+@dataclass(eq=False)
+class Step:
+    """What one train step of the masked network left. `batch` is None where norms stayed in eval mode."""
+
+    outputs: list[Tensor] = field(default_factory=list)
+    batch: Any = None
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # kept entries of buffers
+    gradients: dict[str, Tensor] = field(default_factory=dict)  # of kept entries
+    largest: float = 0.0  # of all gradients, those of removed entries too
+
+    def against(self, narrow: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> tuple[float, float, float]:
+        """The differences of the same step of the cut network, whose gradients are subtracted from those kept here."""
+        masks = plan.masks()
+        sizes = {name: max(size_of(g), SMALL * self.largest) for name, g in self.gradients.items()}
+        left: set[str] = set()
+        lone = 0.0
+
+        def take(name: str, gradient: Tensor) -> None:
+            nonlocal lone
+            got = unfolded(gradient, name, plan, masks)
+            if name in self.gradients:
+                left.add(name)
+                self.gradients[name] = minus(self.gradients[name], got)
+            else:
+                lone = max(lone, size_of(got))
+
+        batch = sample if self.batch is None else self.batch
+        result = stepped(narrow, lambda: neutral_run(narrow, batch, True), self.batch is not None, notes, take)
+        in_train = compared(self.outputs, result, "train outputs")
+        statistics = buffer_difference(self.statistics, dict(narrow.named_buffers()))
+        if any(note.startswith(NO_BACKWARD) for note in notes):
+            return in_train, statistics, 0.0
+        for name, _ in narrow.named_parameters():
+            if name in self.gradients and name not in left:
+                lone = max(lone, size_of(self.gradients[name]))
+        gaps = [relative(size_of(self.gradients[name]), sizes[name]) for name in left]
+        return in_train, statistics, max([*gaps, relative(lone, self.largest)])
+
+
+def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> Step:
+    """One train step of the masked network, at a batch of four where the example can be made one."""
+    masks = plan.masks()
+    before = {name: buffer.clone() for name, buffer in wide.named_buffers()}
+    found = Step(batch=batched(sample))
+
+    def take(name: str, gradient: Tensor) -> None:
+        found.largest = max(found.largest, size_of(gradient))
+        kept = kept_entries(gradient, name, masks)
+        found.gradients[name] = found.gradients[name] + kept if name in found.gradients else kept
+
+    tracer, _ = masked_tracer(wide, plan, double=True)
+    try:
+        if found.batch is None:
+            raise ExampleError("no batch axis")
+        found.outputs = stepped(wide, lambda: run(tracer, wide, found.batch), True, notes, take)
+    except ExampleError:  # an example without a batch axis, or a model that takes no other batch size
+        notes.append("the example cannot be made a batch of four: norms stayed in eval mode")
+        for name, buffer in wide.named_buffers():
+            buffer.copy_(before[name])
+        found = Step()
+        tracer, _ = masked_tracer(wide, plan, double=True)
+        found.outputs = stepped(wide, lambda: run(tracer, wide, sample), False, notes, take)
+    found.statistics = {
+        name: kept_entries(buffer, name, masks).clone()
+        for name, buffer in wide.named_buffers()
+        if buffer.numel() and (name, VALUES) not in masks
+    }
+    return found
+
+
+def batched(example: Any) -> Any:
+    """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
+    sizes = {t.shape[0] for t in example_tensors(example) if t.dim()}
+    if len(sizes) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
+        return None
+    noise = torch.Generator().manual_seed(0)
+
+    def widen(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        wide = value[:BATCH].repeat(-(-BATCH // value.shape[0]), *[1] * (value.dim() - 1))[:BATCH]
+        if value.is_floating_point() and value.shape[0] < BATCH:
+            size = value.detach().std(correction=0).item() or 1.0
+            extra = torch.randn(wide.shape, generator=noise, dtype=torch.float64).to(wide)
+            extra[: value.shape[0]] = 0
+            wide = wide + 0.3 * size * extra
+        return wide
+
+    return tree_map(widen, example)
+
+
+def stepped(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    statistics: bool,
+    notes: list[str],
+    take: Callable[[str, Tensor], None],
+) -> list[Tensor]:
+    """Outputs of one train forward; running statistics are left on the model, gradients go to `take`."""
+    for module in model.modules():
+        module.training = statistics or not hasattr(module, "running_mean")
+    seeded()
+    with torch.enable_grad(), taken(model, take):
+        made = list(outputs(forward()))
+        cotangent = torch.Generator().manual_seed(1)
+        products = [
+            (t * torch.randn(t.shape, generator=cotangent, dtype=torch.float64).to(t)).nan_to_num(0.0, 0.0, 0.0).sum()
+            for t in made
+            if t.is_floating_point() and t.requires_grad
+        ]
+        found = [t.detach() for t in made]
+        try:
+            if products:
+                torch.stack(products).sum().backward()
+        except RuntimeError as error:
+            why = str(error).partition(". ")[0].splitlines()[0]
+            if not any(note.startswith(NO_BACKWARD) for note in notes):
+                notes.append(f"{NO_BACKWARD}: {why}")
+    return found
+
+
+@contextlib.contextmanager
+def taken(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Hand each gradient over when it is ready, and keep none."""
+
+    def hook(name: str) -> Callable[[Tensor], None]:
+        def hand_over(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                take(name, gradient.to_dense() if gradient.is_sparse else gradient)
+
+        return hand_over
+
+    handles = [
+        p.register_post_accumulate_grad_hook(hook(name)) for name, p in model.named_parameters() if p.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def buffer_difference(wide: dict[str, Tensor], narrow: dict[str, Tensor]) -> float:
+    """The largest difference of buffers, relative to the larger of the buffer's own largest entry and a thousandth of
+    the largest of all: a mean that is zero but for rounding says nothing."""
+    pairs = [(a, narrow[name]) for name, a in wide.items() if name in narrow]
+    sizes = [size_of(a) if a.is_floating_point() else 0.0 for a, _ in pairs]
+    least = SMALL * max((size for size in sizes if math.isfinite(size)), default=0.0)
+    return max((difference(a, b, max(size, least)) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
+
+
+def compared(reference: list[Tensor], result: list[Tensor], what: str) -> float:
+    """The largest difference of lists of outputs. Raises ProofError where they have other lengths or shapes."""
+    if len(reference) != len(result):
+        raise ProofError(f"{what}: the masked network returns {len(reference)} tensors, the cut one {len(result)}")
+    return max((difference(a, b) for a, b in zip(reference, result, strict=True)), default=0.0)
+
+
+def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
+    """max|a − b| over the largest |a|, or over `scale`."""
+    if a.shape != b.shape:
+        raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
+    if not a.is_floating_point() and not a.is_complex():
+        return 0.0 if torch.equal(a, b) else math.inf
+    a, b = a.detach(), b.detach()
+    size = scale
+    if size is None:
+        size = size_of(a)
+        size = size if math.isfinite(size) else size_of(a[a.isfinite()])
+    return relative(size_of(minus(a, b)), size)
+
+
+def relative(gap: float, size: float) -> float:
+    """gap / size; infinite where there is a gap and nothing to measure it by."""
+    if gap == 0:
+        return 0.0
+    return gap / size if size > 0 and gap == gap else math.inf
+
+
+def minus(a: Tensor, b: Tensor) -> Tensor:
+    """a − b; 0 where both are the same infinity, or no number."""
+    if a.shape != b.shape:
+        raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
+    gap = a - b
+    if math.isfinite(size_of(gap)):
+        return gap
+    return gap.masked_fill_((a == b) | (a.isnan() & b.isnan()), 0.0)
+
+
+def size_of(tensor: Tensor) -> float:
+    """max|a|, 0 of nothing; no number where an entry is none."""
+    return float(torch.linalg.vector_norm(tensor.detach(), math.inf)) if tensor.numel() else 0.0

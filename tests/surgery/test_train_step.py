@@ -1,0 +1,92 @@
+"""The step that is compared: sizes of differences, gradients that are taken, one float64 copy at a time."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.errors import ProofError
+from prunus.surgery import proof
+from prunus.surgery.train_step import difference, minus, taken
+
+
+def test_a_difference_is_relative_to_the_largest_finite_entry() -> None:
+    a = torch.tensor([4.0, -8.0, math.inf, math.nan], dtype=torch.float64)
+    b = torch.tensor([4.0, -8.5, math.inf, math.nan], dtype=torch.float64)
+    assert difference(a, b) == 0.5 / 8
+    assert difference(a, b, scale=2.0) == 0.25
+    assert difference(a, a) == 0.0
+
+
+@pytest.mark.parametrize("other", [math.nan, math.inf, -math.inf])
+def test_what_is_finite_in_one_network_alone_is_infinitely_different(other: float) -> None:
+    a = torch.tensor([1.0, 2.0])
+    b = torch.tensor([1.0, other])
+    assert difference(a, b) == math.inf
+    assert difference(b, a) == math.inf
+
+
+def test_a_gap_where_all_should_be_zero_is_infinite() -> None:
+    assert difference(torch.zeros(2), torch.tensor([0.0, 1e-30])) == math.inf
+    assert difference(torch.zeros(0), torch.zeros(0)) == 0.0
+
+
+def test_integers_are_equal_or_infinitely_different() -> None:
+    assert difference(torch.tensor([1, 2]), torch.tensor([1, 2])) == 0.0
+    assert difference(torch.tensor([1, 2]), torch.tensor([1, 3])) == math.inf
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    with pytest.raises(ProofError, match="shapes differ"):
+        minus(torch.zeros(2, 1), torch.zeros(2, 3))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.table = nn.Embedding(3, 2, sparse=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight * x).sum() + (self.weight * 10).sum() + self.table(torch.tensor([1])).sum()
+
+
+def test_gradients_are_handed_over_summed_and_dense_and_none_is_kept() -> None:
+    model, found = Tied(), dict[str, Tensor]()
+    with taken(model, found.__setitem__):
+        model(torch.tensor([1.0, -1.0])).backward()
+    assert found["weight"].tolist() == [11.0, 9.0]
+    assert found["table.weight"].tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert all(p.grad is None for p in model.parameters())
+    model(torch.ones(2)).backward()  # no hook is left
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [11.0, 11.0]
+
+
+def test_the_float64_copies_are_not_alive_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[nn.Module]] = []
+    made = proof.as_double
+
+    def counted(model: nn.Module) -> nn.Module:
+        assert all(copy() is None for copy in alive)
+        twin = made(model)
+        alive.append(weakref.ref(twin))
+        return twin
+
+    monkeypatch.setattr(proof, "as_double", counted)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    small = prunus.prune(net, torch.randn(2, 3, 8, 8), "macs=50%", check=False)
+    gc.collect()
+    gc.disable()  # a cycle would keep a copy alive
+    try:
+        alive.clear()
+        assert proof.verify(net, small.model, small.plan, torch.randn(2, 3, 8, 8)).holds
+    finally:
+        gc.enable()
+    assert len(alive) == 2
