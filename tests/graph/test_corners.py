@@ -71,6 +71,25 @@ def test_a_width_used_as_a_number_is_pinned_with_the_op_and_the_module() -> None
     assert reason(coupling, "b outputs") == "its width is used as a number: div in scale computes with it"
 
 
+def test_a_number_that_follows_values_pins_nothing() -> None:
+    def found(s: Any, x: Tensor) -> Tensor:
+        y = s.b(s.a(x).relu())
+        hits = torch.where(y[:, 0].flatten() > y[:, 1].flatten())[0]
+        return s.h(pool(y)) / (1 + hits.numel())  # as a detector divides a loss by the boxes that it sampled
+
+    model = net(found, a=conv(3, 32), b=conv(32, 2), h=head(2))
+    counts = set()
+    for steps in range(8):  # the number does move with what is cut
+        with torch.no_grad():
+            model.a.weight[: 4 * steps] = 0
+            y = model.b(model.a(image()).relu())
+        counts.add(int((y[:, 0] > y[:, 1]).sum()))
+    assert len(counts) > 1
+    model = net(found, a=conv(3, 32), b=conv(32, 2), h=head(2))
+    assert widths(prunus.trace(model, image())) == {"a": 32}
+    proven(model, image())
+
+
 def test_a_mean_written_as_sum_over_width_pins_the_layer() -> None:
     coupling = prunus.trace(middle(lambda s, y: y - y.sum(1, keepdim=True) / y.shape[1]), image())
     assert "b" not in widths(coupling)

@@ -79,6 +79,19 @@ def test_an_overwritten_input_of_a_convolution_is_proven_by_its_outputs() -> Non
 
 
 # examples -------------------------------------------------------------------------------------------------------------
+def test_empty_outputs_in_eval_mode_are_said_to_show_nothing() -> None:
+    def boxes(s: Any, x: Tensor) -> Tensor:
+        y = s.h(pool(s.a(x).relu()))
+        return y if s.training else y[y > y.max()]
+
+    model = net(boxes, a=conv(3, 8), h=head(8))
+    found = prunus.prune(model, image(), "macs=70%").proof
+    assert found is not None
+    assert found.train > 0
+    assert any("eval mode are empty" in note for note in found.notes)
+    assert "eval mode are empty" in str(found)
+
+
 def test_an_example_without_a_batch_is_proven_in_eval_mode() -> None:
     model = net(lambda s, x: s.h(s.a(x).mean((1, 2))), a=conv(3, 8), h=head(8))
     proof = proven(model, image(3, 8, 8)).proof

@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownName
+from ..errors import ExampleError, UnknownName
 from ..graph.coupling import VALUES, Coupling, Group
-from ..graph.labels import Book
+from ..graph.labels import Book, Check
 from ..graph.record import Op, Tracer
+from ..graph.rules import table
 from ..graph.splits import HEADS, NEITHER, WIDTH, Choice, Site, Splits
-from ..graph.trace import Pass, Traced, observe
+from ..graph.trace import Pass, Traced, observe, run
 from ..outline import Outline
 from ..plan import Plan, plan_for
 from ..select import removal_order
+from ..state import fresh, same_draws
 from .cut import apply
-from .masked import removed_ids
-from .proof import TOLERANCE, Trouble, eval_gap, groups_of, trouble
+from .masked import channel_ids, masked_tracer, neutral, removed_ids
+from .proof import TOLERANCE, Trouble, as_double, default_dtype, doubled, eval_gap, groups_of, ran, trouble
+from .unfold import exact
 
 WRITTEN = "its width is written down in the code or in an attribute"
 NUMBER = "its width is used as a number"
@@ -185,8 +188,11 @@ def cut_trial(
         found, tracer = trouble(small, plan, sample, bool(training), outline is not None, strict=outline is not None)
         if found:
             return replace(found, why=f"{WRITTEN}: {found.why}")
-        for other in (*sliced(dense, tracer, channels, plan), *computed(traced, training, tracer, channels, plan)):
+        for other in sliced(dense, tracer, channels, plan):
             return other
+        found_numbers = list(computed(traced, training, tracer, channels, plan))
+        if found_numbers and not (outline is None and by_value(traced.model, small, plan, example, bool(training))):
+            return found_numbers[0]
     return None
 
 
@@ -230,6 +236,35 @@ def computed(traced: Traced, training: int, cut: Tracer, channels: Tensor, plan:
         ):
             where = f"{after.name} in {after.path or 'forward'}"
             yield Trouble(f"{NUMBER}: {where} computes with it", groups_of(plan, after.planes), after.path)
+
+
+def by_value(model: nn.Module, small: nn.Module, plan: Plan, example: Any, training: bool) -> bool:
+    """Whether all numbers that ops compute with follow from values, as the number of boxes that a detector samples
+    does: then the masked network, whose widths are the dense ones, computes with those of the cut network."""
+    for double in (True, False):  # in their own dtype where the model takes no float64
+        try:
+            masked, cut = both_ran(model, small, plan, fresh(example), training, double)
+        except ExampleError:
+            continue
+        return [(op.name, op.numbers) for op in masked.ops] == [(op.name, op.numbers) for op in cut.ops]
+    return False
+
+
+def both_ran(
+    model: nn.Module, small: nn.Module, plan: Plan, example: Any, training: bool, double: bool
+) -> tuple[Tracer, Tracer]:
+    """What the masked and the cut network recorded in one forward."""
+    with same_draws(model), default_dtype(torch.float64 if double else torch.get_default_dtype()):
+        wide, narrow = (as_double(model), as_double(small)) if double else (model, small)
+        sample = doubled(example) if double else example
+        if double:
+            exact(small, model, narrow, plan)
+        masked, _ = masked_tracer(wide, plan, double=double)
+        ran(wide, lambda: run(masked, wide, sample), training=training)
+        ids, _ = channel_ids(plan, kept_only=True)
+        cut = Tracer(narrow, Check(ids), table(), lambda call: neutral(call.func, call.args, call.kwargs, double))
+        ran(narrow, lambda: run(cut, narrow, sample), training=training)
+    return masked, cut
 
 
 def scales(book: Book, at: tuple[int, int], before: Op, after: Op, channels: Tensor, removed: Tensor) -> bool:
