@@ -4,11 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 REPORT ?= demo-report
+SITE   ?= site
 # The suite runs in two processes of one thread each, so that two cores are full and never crowded.
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -23,11 +24,23 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The gallery shows the demo's page that is there, and has one made where there is none.
+docs: $(VENV)/.docs $(REPORT)/index.html
+	$(BIN)/python docs/site/build.py --out $(SITE) --demo $(REPORT)/index.html
+	@echo "The site: $(CURDIR)/$(SITE)/index.html"
+
+$(REPORT)/index.html: | $(STAMP)
+	$(BIN)/prunus demo --out $(REPORT)
+
 clean:
-	rm -rf $(VENV) $(REPORT) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(REPORT) $(SITE) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Prunus needs Python 3.10 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@

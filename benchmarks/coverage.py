@@ -94,9 +94,11 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
     for part in (model, getattr(model, "roi_heads", None)):
         if hasattr(part, "score_thresh"):
             part.score_thresh = 0.0  # random weights are sure of no box, and without boxes there is nothing to compare
+    if kind == "detection" and not short.startswith("ssd"):  # those of one size stay at it
+        model.transform.min_size, model.transform.max_size = (160,), 320
     if kind == "video":
-        side = 224 if "mvit" in short or "swin" in short else 112
-        return model, torch.randn(1, 3, 16 if "mvit" in short else 8, side, side)
+        side = 112 if "resnet" in short or "mc3" in short or "r2plus1d" in short or "r3d" in short else 224
+        return model, torch.randn(1, 3, 16 if "mvit" in short or short == "s3d" else 8, side, side)
     if kind == "detection":
         if short.startswith("keypoint"):
             target = {"keypoints": torch.rand(1, 17, 3) * 90 + 5}

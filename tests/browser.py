@@ -1,4 +1,5 @@
-"""What headless Chromium writes into the console of a page. Also a command: `python tests/browser.py PAGE.html`."""
+"""What headless Chromium writes into the console of a page. Also a command: `python tests/browser.py PAGE.html`, and
+with a second name, SCREENSHOT.png, it keeps a picture of the page."""
 
 from __future__ import annotations
 
@@ -48,8 +49,24 @@ def open_page(browser: str, page: Path, *flags: str) -> tuple[str, list[str]]:
     return done.stdout, CONSOLE.findall(done.stderr)
 
 
-def main(page: str) -> int:
-    """0 where the console stays empty, 1 where it does not, 2 where there is no browser."""
+def screenshot(browser: str, page: Path, picture: Path) -> None:
+    """Keep the upper part of the page as a picture."""
+    flags = [flag for flag in FLAGS if flag not in ("--dump-dom", "--enable-logging=stderr")]
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                *(browser, *flags, f"--user-data-dir={profile}", "--window-size=1200,1600"),
+                *(f"--screenshot={picture.resolve()}", page.resolve().as_uri()),
+            ],
+            capture_output=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+def main(page: str, picture: str | None = None) -> int:
+    """0 where the console stays empty, 1 where it does not, 2 where there is no browser. picture: where to keep one."""
     browser = chromium()
     if browser is None:
         print(f"no browser: none of {', '.join(NAMES)} is installed")
@@ -57,8 +74,10 @@ def main(page: str) -> int:
     document, console = open_page(browser, Path(page))
     print(f"{page}: {len(document)} characters, {len(console)} lines in the console")
     print("\n".join(console))
+    if picture is not None:
+        screenshot(browser, Path(page), Path(picture))
     return 1 if console or "</h1>" not in document else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:3]))

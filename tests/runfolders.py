@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ def made(
     finetuned: float = 85.0,
     macs: int = 500,
     widths: Sequence[tuple[str, int, int]] = (("conv1", 8, 4), ("conv2", 16, 16)),
+    kept: Mapping[str, tuple[int, Sequence[int]]] | None = None,
     **sections: Any,
 ) -> Path:
-    """A run that is done, in root/NAME/seed-N; 1,000 macs and 200 params at full size."""
+    """A run that is done, in root/NAME/seed-N; 1,000 macs and 200 params at full size. kept: width and kept channels of
+    each group, for as much of a plan as a report reads."""
     folder = root / name / f"seed-{seed}"
     folder.mkdir(parents=True)
     tests = {"before": before, "cut": cut, "finetuned": finetuned}
@@ -61,6 +63,9 @@ def made(
     }
     content = {"format": "prunus-run-1", "description": {"model": "resnet20"}, "results": results}
     (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
+    if kept is not None:
+        groups = [{"name": group, "width": width, "kept": list(ids)} for group, (width, ids) in kept.items()]
+        (folder / "plan.json").write_text(json.dumps({"groups": groups}), encoding="utf-8")
     for stage, epochs in (("baseline", 3), ("finetune", 2)):
         lines = [{"epoch": e, "loss": 2.0 / e, "metrics": {"top1": 30.0 + e}} for e in range(1, epochs + 1)]
         text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 
 import prunus
+from prunus.cli import verbs
+from prunus.cli.verb import read
+from prunus.errors import InputError
 from prunus.methods import METHODS
 from prunus.repair import REPAIRS
 
@@ -19,17 +23,47 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS_PAGE = ROOT / "docs" / "methods.md"
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["docs/training.md", "docs/rules.md", "docs/methods.md", "docs/saving.md", "docs/exporting.md", "docs/latency.md"],
-)
-def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+PAGES = {page.stem: page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+WITH_BLOCKS = [name for name, text in PAGES.items() if "\n```python\n" in text]
+
+
+def test_these_pages_have_blocks() -> None:
+    told = "start prune-my-model compare-methods add-a-method training rules methods saving exporting latency"
+    assert set(told.split()) <= set(WITH_BLOCKS)
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS)
+def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
     assert len(blocks) > 1
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks), "utf-8")
     names = runpy.run_path(str(script), {"folder": tmp_path / "checkpoints"})
     assert names["small"].proof.holds
+
+
+def typed() -> list[tuple[str, str]]:
+    """(page, line) for each `prunus …` line in a block of the documentation, continued lines joined."""
+    texts = {**PAGES, "README": (ROOT / "README.md").read_text("utf-8")}
+    found = []
+    for name, text in texts.items():
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(name, line) for line in lines if line.startswith("prunus ")]
+    return found
+
+
+def test_every_command_of_the_documentation_parses() -> None:
+    table = {verb.name: verb for verb in verbs()}
+    commands = typed()
+    assert len(commands) > 40
+    for page, line in commands:
+        words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+        try:
+            read(table[words[0]], words[1:])
+        except (InputError, KeyError) as error:
+            pytest.fail(f"{page}: {line}: {error}")
 
 
 def documented() -> dict[str, dict[str, Any]]:

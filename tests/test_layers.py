@@ -13,7 +13,7 @@ _BASE = {"errors"}
 _STATE = _BASE | {"state", "outline"}
 _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"graph", "models", "state", "outline"}
-_CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery"}
+_CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
 _FILES = {"saving", "savedfile", "filled"}
@@ -40,7 +40,8 @@ ALLOWED = {
     "widths": _GRAPH,
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
-    "latency": _STATE | {"costs", "exporting"},
+    "timing": _BASE,
+    "latency": _CUT | {"cutting", "exporting"},
     "cutting": _CUT | {"asked", "result", "widths"},
     "narrowing": _CUT | {"methods"},
     "stepwise": _CORE,
@@ -49,6 +50,8 @@ ALLOWED = {
     "savedfile": _BASE | {"engine"},
     "filled": _BASE | {"savedfile"},
     "saving": _CUT | _FILES | {"result"},
+    "hub": _CUT | _FILES | {"result", "hubcard"},
+    "hubcard": _CUT | {"result"},
     "exporting": _CUT | {"asked", "methods", "result", "userfile"},
     "testing": _CORE | {"api"},
     "lab": _ALL,
@@ -57,7 +60,7 @@ ALLOWED = {
 """What each unit may import of Prunus, itself apart. A new unit needs a line here."""
 
 HEAVY = {"torchvision", "timm", "datasets", "rich", "pyarrow", "PIL", "onnx", "onnxruntime", "openvino"}
-HEAVY |= {"pydantic", "plotly", "optuna", "ray", "accelerate"}
+HEAVY |= {"pydantic", "plotly", "optuna", "ray", "accelerate", "torchao", "huggingface_hub"}
 NO_TORCH = {"errors", "rates", "target", "cli", "__init__", "__main__"}
 FREE = {"__init__", "__main__"}
 

@@ -166,6 +166,25 @@ def test_what_no_repair_knows_is_named() -> None:
     assert any("left as they are: 2" in note for note in pruned.notes)
 
 
+class Padding(nn.Conv2d):
+    """Pads before it convolves, as some nets of timm and of TensorFlow's descent do; `padding` says nothing of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.kernel_size[0] // 2
+        return super().forward(F.pad(x, [side] * 4))
+
+
+@pytest.mark.parametrize(("size", "left"), [(1, False), (3, True)])
+def test_reconstruct_leaves_a_layer_that_does_more_than_its_weights_say(size: int, left: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), Padding(8, 4, size)).eval()
+    data = [torch.randn(16, 3, 6, 6)]
+    plain = prunus.prune(net, data[0], widths={"0": 4}).model
+    mended = prunus.prune(net, data[0], widths={"0": 4}, repair="reconstruct", data=data)
+    assert any("left as they are: 2" in note for note in mended.notes) is left
+    assert torch.equal(mended.model[2].weight, plain[2].weight) is left  # type: ignore[index]
+
+
 def once() -> Iterator[Tensor]:
     yield from loader()
 

@@ -87,7 +87,8 @@ def test_what_pip_was_told() -> None:
         pytest.skip("prunus is on the path but not installed")
     assert installed.version == prunus.__version__
     assert [(point.name, point.value) for point in installed.entry_points] == [("prunus", "prunus.cli:main")]
-    assert set(installed.metadata.get_all("Provides-Extra") or []) == {"export", "lab", "timm", "cluster", "dev"}
+    extras = {"cluster", "dev", "docs", "export", "int8", "lab", "timm"}
+    assert set(installed.metadata.get_all("Provides-Extra") or []) == extras
 
 
 def test_the_bundled_files_travel_with_the_package() -> None:

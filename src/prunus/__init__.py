@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from prunus.engine.loop import evaluate
     from prunus.exporting import export
     from prunus.graph import Coupling
+    from prunus.hub import from_hub, push_to_hub
     from prunus.lab.compare import compare
     from prunus.lab.job import finetune
     from prunus.lab.report import report
     from prunus.lab.run import run, train
+    from prunus.lab.sweep import sweep
     from prunus.latency import bench
     from prunus.methods.sensitivity import sensitivity
     from prunus.plan import Plan
@@ -44,13 +46,16 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "from_hub",
     "inspect",
     "load",
     "prune",
+    "push_to_hub",
     "report",
     "run",
     "save",
     "sensitivity",
+    "sweep",
     "trace",
     "train",
     "transfer_",
@@ -73,13 +78,16 @@ _HOME = {
     "evaluate": "prunus.engine.loop",
     "export": "prunus.exporting",
     "finetune": "prunus.lab.job",
+    "from_hub": "prunus.hub",
     "inspect": "prunus.api",
     "load": "prunus.saving",
     "prune": "prunus.api",
+    "push_to_hub": "prunus.hub",
     "report": "prunus.lab.report",
     "run": "prunus.lab.run",
     "save": "prunus.saving",
     "sensitivity": "prunus.methods.sensitivity",
+    "sweep": "prunus.lab.sweep",
     "trace": "prunus.api",
     "train": "prunus.lab.run",
     "transfer_": "prunus.transfer",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import nn
 
-from .asked import check_blocks, check_way, names, the_model, the_target
+from .asked import check_blocks, check_timed, check_way, names, the_model, the_target
 from .costs import Cost, cost
 from .cutting import counted, cut, remarks, trace
 from .errors import InputError
 from .graph.coupling import Coupling
 from .graph.trace import nothing
+from .latency.aimed import to_latency
+from .latency.machine import machine
 from .methods import Method, Search, method_of
 from .methods.batches import Loss
 from .methods.blocks import with_blocks
-from .methods.score import Given, check_given, found_by, searches
+from .methods.score import Given, check_given, found_by, scores_of, searches
 from .plan import Plan
 from .repair import Repair, check_repairs, mended, repairs_of
 from .result import Pruned
@@ -76,20 +79,23 @@ def prune(
     methods that need them (see `methods.Method`). `steps` reaches the target in several cuts, a number or `Steps`, each
     scored on what is left, and calls `between(small_model, k)` after cut k, all but the last, to train in place.
     `repair` names what is done for the network after cut and proof, without training: see `prunus.repair.REPAIRS`.
+    A target with a latency is met as measured on the runtime of its `on`: see `prunus.latency.aimed`.
 
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
     dense, drop, chosen = the_model(model), names(drop), method_of(method)
-    goal = the_target(target, rates, widths, drop, chosen)
+    goal = the_target(target, rates, widths, drop, chosen, timed=True)
     many, given, repairs = Steps.of(steps), Given(data, loss, evaluate, example), repairs_of(repair)
     check_repairs(repairs, data)
+    check_timed(chosen, goal, many.count)
     check_way(chosen, goal, drop, many.count, between)
     check_given(chosen, given, dense)
     if callable(thin := getattr(chosen, "thin", None)):  # single weights: zeros in place of a cut
         if repairs:
             raise InputError("repair= mends what read removed channels, and this method removes none")
         return cast("Pruned", thin(dense, example, goal, pin=pin, attention=attention))
+    source = None if goal is None or goal.latency is None else machine(goal.on, dense)
     coupling = trace(dense, example, pin=pin, attention=attention)
     check_blocks(coupling, drop)
     if not coupling.groups and not drop:
@@ -105,6 +111,11 @@ def prune(
         wanted, notes = from_rates(dense, coupling, rates, rates_layout, keep_rule)
     aim = Aim(coupling, goal, wanted, drop, getattr(chosen, "scope", None))
     method = cast("Method", chosen)
+    if goal is not None and source is not None:
+        scores = scores_of(method, dense, coupling, seed, given)
+        ids, latency, notes = to_latency(dense, example, coupling, scores, goal, drop, scope=aim.scope, source=source)
+        found = cut(dense, example, coupling, ids, drop=drop, check=check, goal=goal, notes=notes)
+        return mended(dense, replace(found, latency=latency), repairs, data, example, seed)
     found = stepwise(
         dense, example, aim, method, given, steps=many, between=between, check=check, seed=seed, notes=notes
     )

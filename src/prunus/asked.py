@@ -11,7 +11,7 @@ from torch import nn
 from .errors import ExampleError, InputError, ModelError, TargetError, UnknownName
 from .graph.coupling import Coupling
 from .state import example_tensors, unwrapped
-from .target import Target
+from .target import AUTO, Target
 from .widths import Rates
 
 
@@ -58,10 +58,13 @@ def the_target(
     widths: Mapping[str, int] | None,
     drop: Sequence[str],
     method: object = None,
+    *,
+    timed: bool = False,
 ) -> Target | None:
     """The target as an object. Exactly one of target, rates and widths is wanted; dropped blocks may stand alone.
 
-    method: whose `budgets` the target may name, and which may say itself how much stays (`decides`)."""
+    method: whose `budgets` the target may name, and which may say itself how much stays (`decides`). timed: whether the
+    caller can measure a latency."""
     given = [name for name, value in (("target", target), ("rates", rates), ("widths", widths)) if value is not None]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} were given; one of them says how much stays")
@@ -70,8 +73,11 @@ def the_target(
     goal = Target.parse(target) if isinstance(target, str) else target
     if goal is not None and not isinstance(goal, Target):
         raise InputError(f"target is text or a Target, not {type(goal).__name__}")
-    if goal is not None and goal.latency is not None:
-        raise TargetError("latency= is not available yet; use macs=, params= or channels=")
+    if goal is not None and goal.latency is not None and not timed:
+        raise TargetError(
+            "latency= is measured on finished cuts, so prune() alone takes it; train towards macs=, params= or "
+            "channels=, or cut by latency before or after the training"
+        )
     _takes(method, goal, given, drop)
     return goal
 
@@ -108,6 +114,24 @@ def check_way(method: object, goal: Target | None, drop: Sequence[str], steps: i
         raise InputError(
             f"{type(method).__name__} finds widths itself; give it a target, and no rates, widths, drop or blocks"
         )
+
+
+def check_timed(method: object, goal: Target | None, steps: int) -> None:
+    """Whether a latency can be met in this way. Raises TargetError."""
+    if goal is None or goal.latency is None:
+        return
+    if steps > 1:
+        raise TargetError(
+            f"latency= is measured on the finished cut, so it takes steps=1, not {steps}; go on the way by macs=, and "
+            "cut what is trained by latency"
+        )
+    if not callable(getattr(method, "score", None)):
+        raise TargetError(
+            f"latency= is for methods that rank channels, and {type(method).__name__} searches for widths itself: use "
+            "macs=, params= or channels="
+        )
+    if goal.blocks == AUTO:
+        raise TargetError("blocks=auto ranks by MACs, not by latency: name a number, as blocks=-2, or use drop=")
 
 
 def check_blocks(coupling: Coupling, drop: Iterable[str]) -> None:

@@ -110,7 +110,10 @@ def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline
 
 
 def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str, ...]) -> tuple[str, ...]:
-    """What the granularity allowed, where it is more than half a percent of the dense cost below the budget."""
+    """What the granularity allowed, where it is more than half a percent of the dense cost below the budget. A latency
+    has remarks of its own, and where it decides the other budgets are not reached."""
+    if goal.latency is not None:
+        return ()
     dense = Costs.of(coupling)(np.array(coupling.widths, np.int64))
     got = Costs.of(coupling, drop)(np.array(widths, np.int64))
     limits = goal.limits({kind: float(v) for kind, v in dense.items()})

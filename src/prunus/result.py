@@ -14,6 +14,7 @@ from .graph.coupling import Coupling
 from .plan import Plan
 from .surgery import Proof
 from .target import Target
+from .timing import Latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ class Pruned:
     notes: tuple[str, ...] = ()
     source: weakref.ref[nn.Module] | None = field(default=None, repr=False)
     """The dense model, as long as it lives; not kept in copies and pickles."""
+    latency: Latency | None = None
+    """Predicted and measured, where the target asked for a latency."""
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "source": None}
@@ -54,6 +57,7 @@ class Pruned:
             )
             if was
         ]
+        lines += [str(self.latency)] if self.latency else []
         lines += [str(self.proof)] if self.proof else ["not proven: check=False"]
         lines += [f"dropped: {d.name}" for d in self.plan.dropped]
         lines += [f"pinned: {p.name} ({p.width}): {p.reason}" for p in self.coupling.pinned]

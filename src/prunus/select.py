@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .errors import TargetError
 from .graph.coupling import Coupling, Form, Group
 from .target import Target
+from .timing import Timing, first_within, given_back, least_seconds, regained
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -179,19 +180,104 @@ def to_budget(
     *,
     scope: str | None = None,
     most: Sequence[int] | None = None,
+    timing: Timing | None = None,
 ) -> tuple[Ints, ...]:
     """Kept channels of each group, ascending, so that every budget of the target holds and no removed step fits back.
 
     `scores[g]` has one number a channel, low goes first. `scope` overrides the target's. `most[g]` is what an earlier
-    cut left of a group: the channels below, in the order of the scores, are gone and stay so. Raises TargetError, with
-    the smallest possible cost, where the target cannot be met.
+    cut left of a group: the channels below, in the order of the scores, are gone and stay so. `timing` is what a target
+    with a latency needs: the predicted seconds are one more budget, with the limit that it says, and `prunus.timing`
+    says what fits back. The order of the steps is that of the scores all the same: a step inside a plateau of the
+    seconds saves nothing by itself, so seconds a step are no measure of its worth; what the seconds decide is how far
+    the order is followed, and what comes back. Raises TargetError, with the smallest possible cost, where the target
+    cannot be met.
     """
+    ranked = ranking(coupling, scores, target, dropped, scope=scope, most=most)
+    whole = Costs.of(coupling)(np.array(coupling.widths, np.int64))
+    known = {kind: float(value) for kind, value in whole.items()}
+    limits = target.limits(known if timing is None else known | {"latency": timing.dense})
+    limits.pop("latency", None)
+    costs = Costs.of(coupling, dropped)
+
+    def fits(widths: Ints) -> bool:
+        now = costs(widths)
+        return all(now[kind] <= limit for kind, limit in limits.items())
+
+    low, high = ranked.least, ranked.count
+    if not fits(ranked.widths(high)):
+        raise impossible(limits, costs(ranked.widths(high)), whole)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(ranked.widths(middle)) else (middle + 1, high)
+    if timing is not None:
+        found = first_within(timing, ranked.path, low, ranked.count)
+        if found is None:
+            raise too_slow(timing, least_seconds(timing, ranked.path, low, ranked.count))
+        low = found
+    widths = ranked.widths(low)
+    if target.fill:
+        back = slice(ranked.least, low)
+        steps = (ranked.unit[back], ranked.group[back], ranked.size[back])
+        if timing is None:
+            widths = restored(widths, *steps, fits)
+        else:
+            widths = restored(widths, *steps, lambda trial: fits(trial) and timing.fits(trial))
+            widths = regained(widths, ranked.widths(ranked.least), *steps, fits, timing)
+    return ranked.kept(widths)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """All steps in the order in which they go. unit, group, size: of each step, the unit that it is one of, and what it
+    takes of which groups; rows are filled up with a group of none. least: steps that went before."""
+
+    groups: Sequence[Group]
+    steps: Sequence[Steps]
+    unit: Ints
+    group: Ints  # (steps, linked)
+    size: Ints
+    least: int
+
+    @property
+    def count(self) -> int:
+        return self.unit.size
+
+    def widths(self, taken: int) -> Ints:
+        """Of all groups, after so many steps."""
+        dense = np.array([group.width for group in self.groups], np.int64)
+        weights = self.size[:taken].reshape(-1)
+        gone = np.bincount(self.group[:taken].reshape(-1), weights=weights, minlength=dense.size + 1)
+        return dense - gone[: dense.size].astype(np.int64)
+
+    def path(self, start: int, stop: int) -> Ints:
+        """The widths after `start`, …, `stop` − 1 steps: (cuts, groups)."""
+        more = given_back(np.arange(start, stop - 1), self.group, self.size, len(self.groups))
+        first = self.widths(start)
+        gone: Ints = np.concatenate([np.zeros((1, first.size), np.int64), more])
+        return first - gone
+
+    def kept(self, widths: Ints) -> tuple[Ints, ...]:
+        """The channels that stay at these widths."""
+        return tuple(
+            np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
+            for g, s, w in zip(self.groups, self.steps, widths.tolist(), strict=True)
+        )
+
+
+def ranking(
+    coupling: Coupling,
+    scores: Sequence[Floats],
+    target: Target,
+    dropped: Sequence[str] = (),
+    *,
+    scope: str | None = None,
+    most: Sequence[int] | None = None,
+) -> Ranking:
+    """The order in which `to_budget` takes steps. Raises TargetError."""
     check_scores(coupling, scores)
     if scope not in (None, "global", "local"):
         raise TargetError(f"scope={scope!r} is neither global nor local")
     dense = np.array(coupling.widths, np.int64)
-    limits = target.limits({kind: float(value) for kind, value in Costs.of(coupling)(dense).items()})
-    costs = Costs.of(coupling, dropped)
     gone = coupling.without(dropped)[2]
     steps = [
         NONE if i in gone else steps_of(g, s, target)
@@ -207,34 +293,30 @@ def to_budget(
     gone_before = dense - (dense if most is None else np.array(most, np.int64))
     first = np.concatenate([np.cumsum(u.sizes[:, 0]) <= gone_before[u.groups[0]] for u in units])
     order = np.lexsort((nth, unit, np.where(first, -np.inf, value)))
-    # What each step takes of each of its groups, in the order of the steps; rows are filled up with a group of none.
     most_linked = max((u.groups.size for u in units), default=1)
     group = np.concatenate([filled(np.tile(u.groups, (u.scores.size, 1)), most_linked, dense.size) for u in units])
     size = np.concatenate([filled(u.sizes, most_linked, 0) for u in units])
-    group, size = group[order], size[order]
+    return Ranking(coupling.groups, steps, unit[order], group[order], size[order], int(first.sum()))
 
-    def widths_after(taken: int) -> Ints:
-        gone = np.bincount(group[:taken].reshape(-1), weights=size[:taken].reshape(-1), minlength=dense.size + 1)
-        return dense - gone[: dense.size].astype(np.int64)
 
-    def fits(widths: Ints) -> bool:
-        now = costs(widths)
-        return all(now[kind] <= limit for kind, limit in limits.items())
+def least_possible(
+    coupling: Coupling,
+    scores: Sequence[Floats],
+    target: Target,
+    dropped: Sequence[str],
+    timing: Timing,
+    scope: str | None = None,
+) -> float:
+    """The fewest seconds that any cut along the order is predicted to take."""
+    ranked = ranking(coupling, scores, target, dropped, scope=scope)
+    return least_seconds(timing, ranked.path, ranked.least, ranked.count)
 
-    least, high = int(first.sum()), order.size
-    low = least
-    if not fits(widths_after(high)):
-        raise impossible(limits, costs(widths_after(high)), Costs.of(coupling)(dense))
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(widths_after(middle)) else (middle + 1, high)
-    widths = widths_after(low)
-    if target.fill:
-        back = slice(least, low)
-        widths = restored(widths, unit[order[back]], group[back], size[back], fits)
-    return tuple(
-        np.sort(s.order[g.width - w :]) if s.order.size else np.arange(w)
-        for g, s, w in zip(coupling.groups, steps, widths.tolist(), strict=True)
+
+def too_slow(timing: Timing, least: float) -> TargetError:
+    """The refusal, with what would be possible."""
+    asked, smallest = (f"{1e3 * s:.3g} ms ({100 * s / timing.dense:.2f} %)" for s in (timing.limit, least))
+    return TargetError(
+        f"the target cannot be met: latency asks for at most {asked}, the smallest possible is {smallest}, as predicted"
     )
 
 

@@ -29,7 +29,7 @@ def one_line(err: str) -> str:
 
 def test_the_verbs_are_those_of_the_manual() -> None:
     work = "demo run train prune finetune eval cost bench export inspect sensitivity"
-    assert f"{work} recipe runs compare report models methods".split() == VERBS
+    assert f"{work} recipe sweep runs compare report models methods".split() == VERBS
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Ask = Callable[..., Any]
@@ -42,3 +43,19 @@ def test_a_repair_without_data_is_refused(refused: Callable[..., str], file: str
     words = ("prune", f"{file}:small", "--input", "1,8,8", "--target", "macs=50%")
     assert "no data; give --data" in refused(*words, "--repair", "statistics")
     assert "fold" in refused(*words, "--repair", "foil")
+
+
+def test_a_latency_is_predicted_measured_and_reported(ask: Ask, file: str, tmp_path: Path, monkeypatch: Any) -> None:
+    from dataclasses import replace
+
+    import prunus.api
+    from prunus.latency.machine import machine
+
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0))
+    answer = ask("prune", f"{file}:small", "--input", "1,8,8", "--target", "latency=95%", "--on", "channels_last")
+    found = answer["latency"]
+    assert found["asked"] == "95%" and found["runtime"] == "channels_last"
+    assert 0 < found["predicted"] < 1 and found["measured"]["low"] <= found["measured"]["high"]
+    assert found["holds"] == (found["measured"]["median"] <= 0.95) and found["points"] > 0
+    assert answer["target"] == "latency=95%,on=channels_last" and answer["verified"]

@@ -64,6 +64,23 @@ def test_the_table_names_what_the_rate_is_of(file: str, capsys: pytest.CaptureFi
     assert "do not speed up dense kernels" in shown and "2:4" in shown and "without the 2:4 pattern: 0.weight" in shown
 
 
+def test_a_run_tells_its_data_and_its_epochs(
+    ask: Ask, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    """`prunus train …`, then `prunus prune --from RUN --method weights --rounds 1,2`."""
+    run = str(tmp_path / "dense")
+    ask("train", f"{file}:small", "--data", "digits", "--batch-size", "256", "--epochs", "2", "--out", run)
+    answer = ask("prune", "--from", run, "--method", "weights", "--rounds", "1,2", "--batch-size", "256")
+    assert answer["data"] == "digits" and [row["epochs"] for row in answer["rows"]] == [0, 2, 2]
+    assert main(["eval", "--from", run]) == 0
+    assert "data: digits, on which the run of --from was trained" in capsys.readouterr().err
+    told = json.loads((Path(run) / "run.json").read_text("utf-8"))
+    for name in ("data.py:loaders", "someone/else", 3):  # neither code nor another's set on a hub
+        told["results"]["data"] = name
+        (Path(run) / "run.json").write_text(json.dumps(told), encoding="utf-8")
+        assert "no data; give --data" in refused("eval", "--from", run)
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

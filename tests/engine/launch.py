@@ -16,26 +16,20 @@ ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in
 
 
 def alone(options: dict[str, Any], check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(JOB), json.dumps(options)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=check,
-        timeout=120,
-    )
+    return ended([sys.executable, str(JOB), json.dumps(options)], check, 120)
 
 
 def together(options: dict[str, Any], processes: int = 2, check: bool = True) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [*launch, "--master-port", str(free_port()), str(JOB), json.dumps(options)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=check,
-        timeout=180,
-    )
+    # `--standalone` lets the launcher take a free port, where a port that was looked up may be taken meanwhile.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return ended([*launch, str(JOB), json.dumps(options)], check, 180)
+
+
+def ended(words: list[str], check: bool, timeout: float) -> subprocess.CompletedProcess[str]:
+    """The program when it is over; where it should have worked and did not, with what it said."""
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
+    assert not check or done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-6000:]}"
+    return done
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from engine.launch import ENVIRONMENT, free_port
+from engine.launch import ENVIRONMENT
 from methods import fused
 from methods.gated import EXAMPLE, Residual, batch
 from torch import Tensor, nn
@@ -374,7 +374,7 @@ def test_a_later_cut_finds_what_was_kept() -> None:
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [sys.executable, *launch, fused.__file__, str(tmp_path / "two")]
     subprocess.run(words, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
     fused.main(str(tmp_path / "one"))

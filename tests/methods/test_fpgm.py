@@ -73,6 +73,16 @@ class Chain(nn.Module):
         return self.c(torch.relu(self.a(x)))  # type: ignore[no-any-return]
 
 
+def test_large_layers_are_ranked_by_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AlexNet's first linear layer would take minutes otherwise."""
+    rows = torch.randn(40, 60, dtype=torch.float64)
+    rows[7] = rows[3]
+    exact = distances(rows)
+    monkeypatch.setattr("prunus.methods.fpgm.LARGE", 40 * 40 * 60)
+    torch.testing.assert_close(distances(rows), exact, rtol=1e-7, atol=0)
+    assert not torch.equal(distances(rows), exact)
+
+
 def test_scores_and_the_norm_step() -> None:
     """Norms are 3, 4 and 5. A third by norm takes channel 0; the other two are 3 apart."""
     model = Chain()

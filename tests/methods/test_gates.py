@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from engine.launch import ENVIRONMENT, free_port
+from engine.launch import ENVIRONMENT
 from methods import gated
 from methods.gated import EXAMPLE, Residual, batch, vectors
 from torch import Tensor, nn
@@ -244,7 +244,7 @@ def test_in_fit_with_an_average_best_epochs_and_checkpoints(tmp_path: Any) -> No
 
 
 def test_two_processes_train_the_gates_that_one_does(tmp_path: Any) -> None:
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [sys.executable, *launch, gated.__file__, str(tmp_path / "two")]
     subprocess.run(words, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
     gated.main(str(tmp_path / "one"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine.launch import ENVIRONMENT, free_port
+from engine.launch import ENVIRONMENT
 from torch import nn
 
 import prunus
@@ -288,7 +288,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_have_the_same_masks(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*launch, str(script)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [140, True]

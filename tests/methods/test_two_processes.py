@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.launch import ENVIRONMENT, free_port
+from engine.launch import ENVIRONMENT
 from methods.attached import TRAINED, trained
 
 Weights = dict[str, dict[str, torch.Tensor]]
@@ -18,7 +18,7 @@ Weights = dict[str, dict[str, torch.Tensor]]
 def two(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     out = tmp_path_factory.mktemp("two") / "out.pt"
     program = str(Path(__file__).with_name("attached.py"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*launch, program, str(out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found: Weights = torch.load(out, weights_only=True)

@@ -31,6 +31,7 @@ def verbs() -> tuple[Verb, ...]:
         run,
         runs,
         sensitivity,
+        sweep,
         train,
         training,
     )
@@ -48,6 +49,7 @@ def verbs() -> tuple[Verb, ...]:
         describe.INSPECT,
         sensitivity.SENSITIVITY,
         recipe.RECIPE,
+        sweep.SWEEP,
         runs.RUNS,
         compare.COMPARE,
         report.REPORT,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prunus.cli import options as opt
 from prunus.cli.verb import Reply, Verb
 from prunus.errors import InputError
+
+if TYPE_CHECKING:
+    from prunus.engine.data import Data
+    from prunus.exporting import Int8
 
 __all__ = ["EXPORT"]
 
@@ -32,6 +38,17 @@ def export_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="largest difference from the eager network that passes, relative to the output's largest value",
     )
+    rounded = parser.add_argument_group("int8, for .onnx (ONNX Runtime) and .pt2 (torchao)")
+    rounded.add_argument("--int8", action="store_true", help="quantize after the check, and measure on the test part")
+    rounded.add_argument(
+        "--calibrate", type=opt.positive, metavar="N", help="images of the train part for the ranges (default 256)"
+    )
+    rounded.add_argument("--measure", type=opt.positive, metavar="N", help="test images at most (default: all)")
+    rounded.add_argument(
+        "--floor", type=opt.fraction, metavar="X", help="least agreement with the float network (default .8)"
+    )
+    rounded.add_argument("--reduce-range", action="store_true", help="7 bits, for x86 processors without VNNI")
+    opt.add_data(parser)
 
 
 def export(options: argparse.Namespace) -> Reply:
@@ -40,14 +57,14 @@ def export(options: argparse.Namespace) -> Reply:
     from prunus.cli.source import source
     from prunus.exporting import OPSET, form
     from prunus.exporting import export as written
-    from prunus.lab import folder
+    from prunus.lab import exports, folder
     from prunus.models import maker
 
     if options.out is None:
         raise InputError("nowhere to write; give --out FILE, such as --out small.onnx")
     kind, _ = form(options.out, options.format)
-    options.data = None
-    given, _ = source(options)
+    check_int8(options)
+    given, data = source(options, needs_data=options.int8)
     description = given.description
     found = written(
         given.model,
@@ -59,8 +76,45 @@ def export(options: argparse.Namespace) -> Reply:
         dynamic=not options.static,
         opset=options.opset or OPSET,
         limit=options.limit,
+        int8=None if data is None else int8(options, data),
     )
-    return Reply({"model": description.model, **found.to_json()}, lambda: say(str(found)))
+    noted = None
+    if options.int8 and options.source is not None:
+        noted = exports.noted(Path(options.source), found, options.data)
+    answer = {"model": description.model, **found.to_json(), "noted": None if noted is None else str(noted)}
+    return Reply(answer, lambda: say(str(found) if noted is None else f"{found}\nnoted in {noted}"))
+
+
+def check_int8(options: argparse.Namespace) -> None:
+    """Raises InputError for options that mean nothing without --int8."""
+    if not options.int8:
+        names = ("data", "calibrate", "measure", "floor", "reduce_range")
+        alone = [name for name in names if getattr(options, name) not in (None, False)]
+        if alone:
+            raise InputError(f"--{alone[0].replace('_', '-')} is for --int8; leave it out, or add --int8")
+
+
+def int8(options: argparse.Namespace, data: Data) -> Int8:
+    """The settings of the options: ranges from the train part, measured on the test part."""
+    from prunus.engine.data import Split, Stream, batches
+    from prunus.exporting import Int8
+
+    def feed(part: Any, shuffle: bool) -> Any:
+        if not isinstance(part, Split | Stream):
+            return part
+        return batches(part, batch_size=64, mean=data.mean, std=data.std, shuffle=shuffle)
+
+    for name, part in (("train", data.train), ("test", data.test)):
+        if isinstance(part, Split | Stream) and not len(part):
+            raise InputError(f"--int8: {options.data} has no {name} part")
+    return Int8(
+        feed(data.train, True),
+        options.calibrate or 256,
+        feed(data.test, False),
+        options.measure,
+        0.8 if options.floor is None else options.floor,
+        options.reduce_range,
+    )
 
 
 EXPORT = Verb(

@@ -26,6 +26,7 @@ __all__ = [
     "rates",
     "shape",
     "sizes",
+    "target_of",
     "widths",
 ]
 
@@ -257,8 +258,14 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target",
         metavar="T",
-        help="macs=50%%, params=1.2M, channels=70%%; several joined by commas, with round=8, min=4, scope=local, and "
-        "blocks=-2 (the two residual blocks of the lowest scores go) or blocks=auto (as many as pay)",
+        help="macs=50%%, params=1.2M, channels=70%%, latency=60%% or 8ms (see --on); several joined by commas, with "
+        "round=8, min=4, scope=local, and blocks=-2 (the two residual blocks of the lowest scores go) or blocks=auto "
+        "(as many as pay)",
+    )
+    group.add_argument(
+        "--on",
+        metavar="RUNTIME",
+        help="where latency= is measured: eager (default), channels_last, compiled, onnxruntime, openvino",
     )
     add_rates(group)
     group.add_argument("--widths", type=widths, metavar="NAME=N,…", help="exact widths of layers or groups")
@@ -268,6 +275,15 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--pin", type=names, action="extend", default=[], metavar="A,B", help="modules or globs that stay whole"
     )
     add_attention(group)
+
+
+def target_of(options: argparse.Namespace) -> str | None:
+    """--target with --on. Raises InputError for a runtime with no latency to measure."""
+    if options.on is None:
+        return None if options.target is None else str(options.target)
+    if options.target is None or "latency" not in options.target:
+        raise InputError(f"--on {options.on} says where latency= is measured; give it with --target latency=60%")
+    return f"{options.target},on={options.on}"
 
 
 def add_way(parser: argparse.ArgumentParser) -> None:

@@ -33,11 +33,15 @@ def prune(options: argparse.Namespace) -> Reply:
     from prunus.cli.source import finetuning, runtime, source, task
     from prunus.lab import folder, job
     from prunus.lab.supplies import wants_data
+    from prunus.models import check_source
 
-    if options.method != "weights" and not (options.target or options.rates or options.widths or options.drop):
+    if options.model is not None:
+        check_source(options.model)  # of an ONNX file this is the news, whatever else is missing
+    target = opt.target_of(options)
+    if options.method != "weights" and not (target or options.rates or options.widths or options.drop):
         raise InputError("nothing to remove; give --target, such as macs=50%, or --rates, --widths or --drop")
     cut = job.Cut(
-        target=options.target,
+        target=target,
         rates=options.rates,
         rates_layout=options.rates_layout,
         keep_rule=options.keep_rule,

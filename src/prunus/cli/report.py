@@ -25,7 +25,19 @@ WIDE: tuple[str, ...] = (
     "loss",
     "macs",
 )
-WIDE += ("params", "params removed %", "actual", "epochs", "minutes")
+WIDE += (
+    "params",
+    "params removed %",
+    "actual",
+    "epochs",
+    "minutes",
+    "validation",
+    "minutes an epoch",
+    "prune epochs",
+    "fine-tune epochs",
+    "α",
+)
+WIDE += ("budget met, k steps", "left at the end of training %", "left after extraction %")
 """Columns for which a terminal has no room; a file has them."""
 
 

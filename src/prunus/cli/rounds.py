@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from prunus.cli import options as opt
+from prunus.cli.remembered import epochs_of
 from prunus.cli.verb import Reply, first
 from prunus.errors import InputError
 
@@ -50,7 +51,8 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="A,B",
         help="mask and train back, so many times, a row for each number; --target (default weights=30%%) is of what "
-        "remains in each round, or of the whole with --option rate_of=whole",
+        "remains in each round, or of the whole with --option rate_of=whole; each trains for --finetune-epochs, by "
+        "default for as many as the run of --from",
     )
     group.add_argument("--rewind", metavar="RUN", help="an early run of the network, put back under each new mask")
 
@@ -65,12 +67,13 @@ def in_rounds(options: argparse.Namespace, cut: Cut) -> Reply:
     if not options.rounds:
         raise InputError("--rewind puts weights back in rounds; give --rounds too, such as --rounds 1,3,5")
     cut, method = asked(cut)
-    if not options.finetune_epochs:
+    epochs = options.finetune_epochs or epochs_of(options.source)
+    if not epochs:
         raise InputError("--rounds train after each mask; give --finetune-epochs, such as --finetune-epochs 30")
     where = runtime(options)
     out = None if options.out is None else folder.ready(options.out)
     given, data = with_data(options)
-    fit = finetuning(options, data, options.finetune_epochs)
+    fit = finetuning(options, data, epochs)
     assert fit is not None
     found: list[tuple[Row, dict[str, Any]]] = []
     for row, thin in rounds(

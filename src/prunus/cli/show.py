@@ -63,6 +63,8 @@ def show_outcome(model: str, outcome: Outcome) -> None:
         )
     )
     table((model, "before", "after", "left"), costs)
+    if pruned.latency is not None:
+        say(str(pruned.latency))
     if accuracy.before is not None:
         stages = (accuracy.before, accuracy.cut, accuracy.finetuned)
         table(("accuracy", "before", "after the cut", "fine-tuned"), [("top-1", *map(percent, stages))])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from prunus.cli.remembered import data_of
+from prunus.cli.verb import first
 from prunus.errors import InputError
 from prunus.lab.folder import Description
 
@@ -100,6 +103,10 @@ def _data(options: argparse.Namespace, described: Description | None, only: Lite
     """The data of --data, prepared as the options say or else as the run of --from was."""
     from prunus.engine.data import load
 
+    if options.data is None and (known := data_of(options.source)):
+        options.data = known
+        if first() and not getattr(options, "json", False):
+            print(f"data: {known}, on which the run of --from was trained", file=sys.stderr)
     if options.data is None:
         raise InputError("no data; give --data digits, a folder of parquet files or images, an .npz, or a hub id")
     old = described or Description("")

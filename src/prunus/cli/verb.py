@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from prunus.errors import InputError, nearest
 
-__all__ = ["Parser", "Reply", "Verb", "first", "read", "write"]
+__all__ = ["Parser", "Reply", "Verb", "first", "parser_of", "read", "write"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; `{self.prog} --help` shows an example")
 
 
-def read(verb: Verb, words: list[str]) -> argparse.Namespace:
-    """The options of `verb` in `words`. An option that does not exist is refused with the nearest one that does."""
+def parser_of(verb: Verb) -> Parser:
+    """The parser of `verb`: its own options, and those of every verb."""
     parser = Parser(
         prog=f"prunus {verb.name}",
         description=verb.summary,
@@ -56,6 +56,12 @@ def read(verb: Verb, words: list[str]) -> argparse.Namespace:
     verb.options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def read(verb: Verb, words: list[str]) -> argparse.Namespace:
+    """The options of `verb` in `words`. An option that does not exist is refused with the nearest one that does."""
+    parser = parser_of(verb)
     known = [option for action in parser._actions for option in action.option_strings]
     for word in words:
         option = word.partition("=")[0]

@@ -4,7 +4,8 @@ The folder is not called `export`, because `prunus.export` is the function: impo
 """
 
 from .exported import FORMATS, Exported, export, form
+from .int8 import Int8, Quantized
 from .onnx import OPSET
 from .parity import LIMIT, Parity
 
-__all__ = ["FORMATS", "LIMIT", "OPSET", "Exported", "Parity", "export", "form"]
+__all__ = ["FORMATS", "LIMIT", "OPSET", "Exported", "Int8", "Parity", "Quantized", "export", "form"]

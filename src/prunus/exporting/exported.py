@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,11 +19,13 @@ from ..methods.sparsity import Thinned
 from ..result import Loaded, Pruned
 from ..state import same_draws
 from .given import Given, short, tensors
+from .int8 import Int8, Quantized
 from .onnx import OPSET, write_onnx, write_openvino
 from .origin import Build, Origin, origin
 from .parity import LIMIT, Parity, parity
 from .program import Run, write_pt2
 from .pyfile import write_python
+from .quantizing import quantized
 
 Network = nn.Module | Pruned | Loaded | Thinned
 Written = tuple[tuple[Path, ...], Run]
@@ -36,7 +38,8 @@ FORMATS: Mapping[str, str] = MappingProxyType({"pt2": ".pt2", "onnx": ".onnx", "
 class Exported:
     """What was written: `files`, the first of them `path`, with their size in `bytes`, and how near it is to the eager
     network. `batch` is None where any batch size goes, else why only that of the example does. `dense_bytes` is the
-    size of the dense network, exported the same way, where it was asked for."""
+    size of the dense network, exported the same way in float, where it was asked for. `int8`, where it was asked for,
+    says what it cost; `bytes` is then that of the int8 file, and `parity` that of the float export it was made from."""
 
     path: Path
     format: str
@@ -46,17 +49,30 @@ class Exported:
     batch: str | None = None
     dense_bytes: int | None = None
     opset: int | None = None
+    int8: Quantized | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.format}: {', '.join(map(str, self.files))} ({self.bytes:,} bytes)"]
-        if self.dense_bytes is not None:
-            share = 100 * self.bytes / self.dense_bytes
-            lines.append(f"bytes: {self.dense_bytes:,} -> {self.bytes:,} ({share:.2f} %), exported the same way")
+        kind = self.format if self.int8 is None else f"{self.format}, int8"
+        lines = [f"{kind}: {', '.join(map(str, self.files))} ({self.bytes:,} bytes)", *self._sizes()]
         if self.opset is not None:
             lines.append(f"opset {self.opset}")
-        lines.append(str(self.parity))
+        if self.int8 is None:
+            lines.append(str(self.parity))
+        else:
+            lines += [f"before int8, {self.parity}", *str(self.int8).splitlines()]
         lines.append("batch: any" if self.batch is None else f"batch: the example's only ({self.batch})")
         return "\n".join(lines)
+
+    def _sizes(self) -> list[str]:
+        """The bytes of dense, float and int8, of those that there are."""
+        middle = [] if self.int8 is None else [self.int8.float_bytes]
+        sizes = [*([] if self.dense_bytes is None else [self.dense_bytes]), *middle, self.bytes]
+        if len(sizes) == 1:
+            return []
+        share, how = 100 * self.bytes / sizes[0], ", exported the same way" if self.int8 is None else ""
+        words = ["dense"] * (self.dense_bytes is not None) + ["float", "int8"]
+        how = how or f": {', '.join(words)}"
+        return [f"bytes: {' -> '.join(f'{size:,}' for size in sizes)} ({share:.2f} %){how}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -69,6 +85,7 @@ class Exported:
             "opset": self.opset,
             "batch": self.batch,
             "parity": {**vars(self.parity), "batches": list(self.parity.batches)},
+            "int8": None if self.int8 is None else self.int8.to_json(),
         }
 
 
@@ -83,6 +100,7 @@ def export(
     dynamic: bool = True,
     opset: int = OPSET,
     limit: float = LIMIT,
+    int8: Int8 | Iterable[Any] | None = None,
 ) -> Exported:
     """Write a network as a file that runs without Prunus, and check what the file computes before it is there.
 
@@ -94,6 +112,8 @@ def export(
     build: for .py, how the whole network is made: a function or class at the top of a module, functools.partial of one,
     'path/file.py:factory' or 'package.module:factory'. Without it the network's class is called without arguments.
     opset: of ONNX. limit: the largest difference from the eager network, relative to the output's largest value.
+    int8: batches to calibrate on, or `Int8` with settings, for .onnx and .pt2. The float export is made and checked as
+    ever; the file then holds its int8 form, whose agreement with the float network is measured.
 
     Raises ExportError (format, stage, difference), with nothing written; InputError; MissingExtra; StorageError.
     """
@@ -105,6 +125,9 @@ def export(
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < 18:
         raise InputError(f"opset={opset!r}: it must be a whole number of at least 18")
     whole = dense_of(model) if dense is True else (the_model(dense) if isinstance(dense, nn.Module) else None)
+    goal = None if int8 is None else Int8.of(int8)
+    if goal is not None:
+        goal.check(kind, net)
     made_by = origin(build, net) if kind == "python" else None
     writer = writer_of(kind, opset, made_by)
     with same_draws(net), workplace(target) as place:
@@ -118,11 +141,16 @@ def export(
             given = given.static(str(error))  # a network may be written for one batch size, and then say so
             cleared(place)
             files, found = attempt(given, kind, writer, place / target.name, limit)
+        rounded = None
+        if goal is not None:
+            (place / "int8").mkdir()
+            rounded = quantized(given, kind, files, place / "int8" / target.name, goal)
+            files = (place / "int8" / target.name,)
         size = sum(file.stat().st_size for file in files)
         before = None if whole is None else size_of(whole, given, writer, place / "dense" / target.name)
         moved = tuple(placed(file, target.with_name(file.name)) for file in files)
     why = None if given.dynamic else given.note
-    return Exported(target, kind, moved, size, found, why, before, opset if kind == "onnx" else None)
+    return Exported(target, kind, moved, size, found, why, before, opset if kind == "onnx" else None, rounded)
 
 
 def attempt(

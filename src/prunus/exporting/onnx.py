@@ -18,14 +18,14 @@ LARGE = 1_500_000_000
 """Bytes of weights above which they lie in a file beside the graph: a protobuf ends at 2 GiB."""
 
 
-def needed(*packages: str) -> None:
+def needed(*packages: str, extra: str = "export") -> None:
     """Raises MissingExtra with the command that installs what is not there."""
     for package in packages:
         try:
             with quiet():
                 __import__(package)
         except ImportError as error:
-            raise MissingExtra.of(package, "export") from error
+            raise MissingExtra.of(package, extra) from error
 
 
 def write_onnx(given: Given, path: Path, opset: int = OPSET) -> tuple[tuple[Path, ...], Run]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prunus.engine.checkpoint import Checkpoints
 from prunus.engine.config import Fit
-from prunus.engine.data import Data, load
+from prunus.engine.data import Data, Split, Stream, load
 from prunus.engine.loop import evaluate, fit
 from prunus.engine.processes import join
 from prunus.engine.runtime import Runtime
 from prunus.engine.split import with_validation
 from prunus.engine.task import goodness
 from prunus.engine.watch import JsonLines, Lines, Trackers, Watcher
-from prunus.lab import folder, job
+from prunus.errors import InputError
+from prunus.lab import folder, histograms, job
 from prunus.lab.portion import limited
 from prunus.lab.recipe import PUBLISHED, Recipe, Source, Sparsity, only_fit
 from prunus.lab.shares import SHARES, Shares
@@ -54,6 +56,8 @@ class Bench:
     runtime: Runtime
     progress: bool
     supply: Callable[[], Data]
+    judges: tuple[Watcher, ...] = ()
+    """Told of every epoch of the last training of the recipe."""
 
     @property
     def data(self) -> Data:
@@ -123,8 +127,12 @@ def sparsity(bench: Bench, upstream: Path | None, out: Path) -> None:
     """Train with the penalty or the gates of a method."""
     assert bench.recipe.sparsity is not None
     model, description, plan = opened(bench, upstream)
+    before = histograms.values_of(model)  # of what came before, where the stage goes on from a checkpoint too
     hooks = hooks_of(bench, model)
-    trained(bench, model, bench.recipe.sparsity, out, description, plan, hooks=hooks)
+    more = {"knobs": job.knobs(bench.recipe.sparsity.method, bench.recipe.sparsity.options)}
+    trained(bench, model, bench.recipe.sparsity, out, description, plan, hooks=hooks, more=more)
+    if join(bench.runtime).rank == 0:
+        histograms.write(out, before, histograms.values_of(model))
 
 
 def cut(bench: Bench, upstream: Path | None, out: Path) -> None:
@@ -142,6 +150,7 @@ def cut(bench: Bench, upstream: Path | None, out: Path) -> None:
     pruned = job.make(model, bench.example, wanted, reads)
     results = job.answer(job.Outcome(pruned, job.Accuracy(), None), wanted)
     results.pop("accuracy")
+    results["conventions"] = conventions(model, pruned.model, bench.example)
     if join(bench.runtime).rank == 0:
         whole = pruned.plan if plan is None else plan.then(pruned.plan)
         folder.write(out, pruned.model, whole, description, results)
@@ -157,13 +166,15 @@ def finetune(bench: Bench, upstream: Path | None, out: Path, *, dense: Path | No
     trained(bench, model, section, out, description, plan, hooks=hooks, teacher=teacher)
 
 
-def measured(bench: Bench, networks: Mapping[str, Path | None]) -> dict[str, Any]:
-    """The metrics of each network on the test part, in float32. None stands for the starting weights."""
+def measured(
+    bench: Bench, networks: Mapping[str, Path | None], part: Literal["test", "validation"] = "test"
+) -> dict[str, Any]:
+    """The metrics of each network on a part of the data, in float32. None stands for the starting weights."""
     runtime = replace(bench.runtime, precision="fp32", compile=False)
     found = {}
     for name, place in networks.items():
         model = opened(bench, place)[0]
-        metrics = evaluate(model, bench.data, task=bench.task, runtime=runtime, progress=bench.progress)
+        metrics = evaluate(model, bench.data, part=part, task=bench.task, runtime=runtime, progress=bench.progress)
         found[name] = job.plain_metrics(metrics)
     return found
 
@@ -174,6 +185,19 @@ def costs(bench: Bench, place: Path | None) -> dict[str, int]:
 
     counted = cost(opened(bench, place)[0], bench.example)
     return {kind: getattr(counted, kind) for kind in ("macs", "params", "nonzero", "bytes")}
+
+
+def conventions(dense: nn.Module, small: nn.Module, example: Tensor) -> dict[str, dict[str, int]]:
+    """The macs of both networks by each published table's rules, beside those of Prunus's own; those that cannot count
+    this network are left out."""
+    from prunus.costs import CONVENTIONS, cost
+
+    found = {}
+    for name in CONVENTIONS:
+        with suppress(InputError):
+            counted = [cost(net, example.to(next(net.parameters()).device), name).macs for net in (dense, small)]
+            found[name] = dict(zip(("before", "after"), counted, strict=True))
+    return {name: counts for name, counts in found.items() if name != "macs"}
 
 
 def hooks_of(bench: Bench, model: nn.Module) -> list[Any]:
@@ -217,12 +241,15 @@ def trained(
     *,
     hooks: list[Any] | None = None,
     teacher: nn.Module | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Fit, from the stage's checkpoints on if there are some, and write the folder."""
     watchers: list[Watcher] = [JsonLines(out / "metrics.jsonl")]
     watchers += [Shares(out / SHARES, hook) for hook in hooks or () if callable(getattr(hook, "left", None))]
     if bench.progress and not sys.stderr.isatty():  # a terminal has a bar and its lines; a log gets the lines alone
         watchers.append(Lines())
+    if section is list(bench.recipe.trainings.values())[-1]:
+        watchers += bench.judges
     if bench.recipe.trackers:
         watchers.append(Trackers(bench.recipe.trackers, out, bench.recipe.name, asdict(section)))
     history = fit(
@@ -243,8 +270,18 @@ def trained(
             hook.settle()
     if join(bench.runtime).rank == 0:
         best = {} if history.best is None else {"best": history.best, "selection": bench.recipe.selection}
-        results = {"epochs": len(history), **best, "training_seconds": history.seconds}
+        taken = {} if (steps := _steps(bench, section)) is None else {"steps": steps * len(history)}
+        results = {"epochs": len(history), **taken, **best, "training_seconds": history.seconds, **(more or {})}
         folder.write(out, model, plan, description, results)
+
+
+def _steps(bench: Bench, section: Fit) -> int | None:
+    """Steps of the optimizer in an epoch, where that is known."""
+    from prunus.engine.steps import size_of, steps_of
+
+    if not isinstance(bench.data.train, Split | Stream):
+        return None
+    return steps_of(bench.data, only_fit(section), bench.runtime, join(bench.runtime), size_of).length
 
 
 def _published(bench: Bench, model: nn.Module) -> Published:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from prunus.lab.exports import of_int8
 from prunus.lab.figures import MEASURED, last, least, number, sequence, table
+from prunus.lab.reached import of_training
 from prunus.lab.runs import Entry, Run, shown
 from prunus.lab.statistics import Spread
 
@@ -22,7 +24,7 @@ KINDS = {"macs": "macs", "params": "params", "weights": "nonzero", "bytes": "byt
 
 def of_runs(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A row for each entry: accuracies in percent as means over the seeds; n, best, sd, low and high of the last of
-    them; costs of the last network; minutes of training, as a mean."""
+    them; costs of the last network; minutes of training, as a mean; see `of_training` for the rest."""
     rows = []
     for entry in entries:
         end = ended(entry)
@@ -35,12 +37,13 @@ def of_runs(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[dict[
         row |= _costs(entry, "finetuned")
         row |= {"asked": asked(entry.first), "actual": actual(entry)}
         row |= {"epochs": "+".join(map(str, _epochs(entry.first).values())) or None, "minutes": mean(entry, "minutes")}
+        row |= {"validation": mean(entry, "validation"), **of_training(entry)}
         rows.append(row | _more(entry, columns))
     return rows
 
 
 def of_stages(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """A row for each measured network of each entry; one row for an entry without any."""
+    """A row for each measured network of each entry, and for its int8 exports; one row for an entry without any."""
     rows = []
     for entry in entries:
         names = [name for name in MEASURED if entry.by_seed(name)]
@@ -51,7 +54,10 @@ def of_stages(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[dic
             row |= {"top-5": mean(entry, f"{name} top5"), "loss": mean(entry, f"{name} loss")}
             row |= _costs(entry, name) if name else {}
             row |= {"epochs": _epochs(entry.first).get(STAGE_OF.get(name, "")), "minutes": _minutes(entry, name)}
+            row["minutes an epoch"] = row["minutes"] / row["epochs"] if row["minutes"] and row["epochs"] else None
             rows.append(row | _more(entry, columns))
+        more = {"run": entry.name, "status": status(entry), **_more(entry, columns)}
+        rows += [{**more, **(_costs(entry, names[-1]) if names else {}), **row} for row in of_int8(entry)]
     return rows
 
 

@@ -19,7 +19,8 @@ _LEAST = ("loss", "macs", "params", "macs left", "params left", "minutes", "drop
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
     """before, sparse, cut, finetuned: top-1 in percent, or what a task calls good. `cut top5`, `finetuned loss` and so
     on: all other metrics. drop: how much of the first the last has lost, in points. macs, params: of the last network;
-    `macs left`, `params left`: of the dense ones, in percent. minutes: of training, without validation."""
+    `macs left`, `params left`: of the dense ones, in percent. minutes: of training, without validation.
+    validation: of the last network, on the validation part. `macs left thop` and so on: by other counting rules."""
     accuracy, test = table(results.get("accuracy")), table(results.get("test"))
     found = {name: number(accuracy.get(name)) for name in MEASURED}
     for stage in MEASURED:
@@ -35,6 +36,13 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
         found[kind] = dense if now is None else now
         if dense and now is not None:
             found[f"{kind} left"] = 100 * now / dense
+    for name, counts in table(results.get("conventions")).items():
+        dense, now = (number(table(counts).get(when)) for when in ("before", "after"))
+        if dense and now is not None:
+            found[f"macs left {name}"] = 100 * now / dense
+    for value in table(results.get("validation")).values():
+        parts = [table(value).get("goodness"), table(value).get("top1"), value]
+        found["validation"] = next((one for part in parts if (one := number(part)) is not None), None)
     seconds = [number(table(stage).get("training_seconds")) for stage in sequence(results.get("stages"))]
     if any(value is not None for value in seconds):
         found["minutes"] = sum(value for value in seconds if value is not None) / 60
@@ -48,7 +56,7 @@ def last(names: Mapping[str, Any]) -> str | None:
 
 def least(name: str) -> bool:
     """Whether the smallest value of a figure is the best."""
-    return name in _LEAST or name.endswith(" loss")
+    return name in _LEAST or name.endswith(" loss") or name.startswith("macs left ")
 
 
 def spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

@@ -10,10 +10,11 @@ from prunus.lab.columns import actual, asked, ended, spread, status
 from prunus.lab.curves import Chart, Charts, Curve
 from prunus.lab.figures import MEASURED, number, sequence, table
 from prunus.lab.formats import cell, text_of
+from prunus.lab.looks import latencies_of, looks_of
 from prunus.lab.page import Bar, Facts, Page, Section, Table, Widths
+from prunus.lab.reached import budget
 from prunus.lab.runs import Entry, Run, differences
 from prunus.lab.scatter import Point, Scatter
-from prunus.target import Target
 
 __all__ = ["charts_of", "page_of", "points_of"]
 
@@ -45,6 +46,7 @@ def page_of(entries: Sequence[Entry], head: Sequence[str], rows: Sequence[Mappin
             Scatter(points_of(entries, anchors), "MACs", "accuracy, %"),
         ),
     ]
+    sections += latencies_of(entries, anchors)
     settings = differences([entry.first for entry in entries])
     for at, entry in enumerate(entries):
         sections += _of_entry(entry, anchors[entry.name], {name: row[at] for name, row in settings.items()})
@@ -94,8 +96,7 @@ def charts_of(entry: Entry) -> Charts:
         ]
         if any(curve.points for curve in curves):
             charts.append(Chart(title, tuple(curves), tuple(stages)))
-    target = _target(entry.first)
-    for kind, level in target.items():
+    for kind, level in budget(entry.first).items():
         start = starts.get("sparsity", 0)
         shares = []
         for run in runs:
@@ -121,6 +122,11 @@ def _of_entry(entry: Entry, anchor: str, settings: Mapping[str, Any]) -> list[Se
     cost = spread(entry, "macs left")
     pairs += [("MACs left", f"{cost.mean:.2f} %")] if cost is not None else []
     pairs += [("Asked", asked(run) or ""), ("Actual", actual(entry) or "")]
+    pairs += [
+        (f"MACs left, {name.removeprefix('macs left ')}", f"{found_left.mean:.2f} %")
+        for name in run.figures
+        if name.startswith("macs left ") and (found_left := spread(entry, name)) is not None
+    ]
     pairs.append(("Proven", _proven(entry)))
     pairs += [(name, text_of(value)) for name, value in settings.items() if name not in ("name", "seed")]
     for part in ("versions", "hardware"):
@@ -138,7 +144,7 @@ def _of_entry(entry: Entry, anchor: str, settings: Mapping[str, Any]) -> list[Se
     charts = charts_of(entry)
     if charts.charts:
         sections.append(Section(f"{entry.name}: training", "Over the epochs; a line for each seed.", charts))
-    return sections
+    return [*sections, *looks_of(entry)]
 
 
 def _points(
@@ -159,19 +165,6 @@ def _goodness(line: Mapping[str, Any]) -> float | None:
         return number(metrics)
     found = number(metrics.get("goodness"))
     return number(metrics.get("top1")) if found is None else found
-
-
-def _target(run: Run) -> dict[str, float | None]:
-    """The shares that the sparsity training aimed at, by cost; None for an absolute budget."""
-    text = table(run.settings.get("sparsity")).get("target")
-    try:
-        found = Target.parse(text) if isinstance(text, str) else None
-    except ValueError:
-        found = None
-    if found is None:
-        return {}
-    limits = {kind: getattr(found, kind) for kind in ("macs", "params", "channels")}
-    return {kind: limit if isinstance(limit, float) else None for kind, limit in limits.items() if limit is not None}
 
 
 def _spread_text(found: Any) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "do",
     "finetune",
     "holding",
+    "knobs",
     "left",
     "make",
     "plain_metrics",
@@ -148,12 +149,13 @@ def do(
 
 def checked(cut: Cut) -> Cut:
     """`cut` with its target parsed. Refuses at once what needs neither model nor data to be refused."""
-    from prunus.asked import check_way, the_target
+    from prunus.asked import check_timed, check_way, the_target
     from prunus.repair import repairs_of
     from prunus.stepwise import Steps
 
     method = configured(cut.method, cut.options)
-    goal = the_target(cut.target, cut.rates, cut.widths, cut.drop, method)
+    goal = the_target(cut.target, cut.rates, cut.widths, cut.drop, method, timed=True)
+    check_timed(method, goal, cut.steps)
     check_way(method, goal, cut.drop, Steps(cut.steps, cut.schedule).count, None)
     repairs_of(cut.repair)
     return replace(cut, target=goal)
@@ -170,6 +172,13 @@ def configured(name: str, options: Mapping[str, Any]) -> Method | Search:
 
     known = {part.name: getattr(method, part.name) for part in fields(cast("Any", method))}
     return conform(type(method), {**known, **options}, "options")
+
+
+def knobs(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method as it is then, those at their defaults too, as far as they are plain."""
+    method: Any = configured(name, options)
+    found = {part.name: getattr(method, part.name) for part in fields(method)}
+    return {key: value for key, value in found.items() if value is None or isinstance(value, bool | int | float | str)}
 
 
 def attached(
@@ -332,6 +341,7 @@ def answer(outcome: Outcome, cut: Cut) -> dict[str, Any]:
         "pinned": [{"name": pin.name, "width": pin.width, "reason": pin.reason} for pin in pruned.coupling.pinned],
         "widths": [{"group": width.group, "dense": width.dense, "kept": width.kept} for width in widths(pruned)],
         "dropped": [dropped.name for dropped in pruned.plan.dropped],
+        "latency": None if pruned.latency is None else pruned.latency.to_json(),
         "notes": list(pruned.notes),
         "accuracy": asdict(outcome.accuracy),
         **thin,

@@ -2,7 +2,7 @@
 
 recipe.toml        the recipe as it was resolved, of this seed alone
 environment.json   versions, hardware, git state
-state.json         running, failed (at which stage, and why) or done
+state.json         pending, running, failed or stopped (at which stage, and why), or done
 log.txt            what was told, each line with its time
 networks/          what each stage left, where it is not model.safetensors; the same files as in the stages' folders
 """
@@ -55,6 +55,21 @@ class Journal:
         if self.writes and not isinstance(error, Busy):
             with suppress(StorageError):  # the error itself is the news
                 self._state({"status": "failed", "stage": self.stage, "error": without_places_in(reason(error))})
+
+    def announce(self, settings: Mapping[str, Any]) -> None:
+        """The run is to come: what it is. A folder in which something was begun is left as it is."""
+        if self.writes and not (self.folder / STATE).exists():
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot write to the folder {str(self.folder)!r}: {error.strerror}") from error
+            self._write(RECIPE, toml(settings))
+            self._state({"status": "pending"})
+
+    def stopped(self, why: str) -> None:
+        """The run was given up on purpose at the stage where it is."""
+        if self.writes:
+            self._state({"status": "stopped", "stage": self.stage, "error": why})
 
     def done(self) -> None:
         """The run is whole."""

@@ -100,7 +100,9 @@ def steps_of(bench: chain.Bench, root: Path, skip: frozenset[str] = frozenset())
         steps.append(Step("evaluate", why=why))
     else:
         names = {name: None if place is None else place.name for name, place in measured.items()}
-        add("evaluate", "the test part", {"networks": names}, lambda out: _evaluate(bench, measured, out))
+        more = {"validation": True} if recipe.data.validation or ".py:" in recipe.data.path else {}
+        content = {"networks": names, **more}
+        add("evaluate", "the test part", content, lambda out: _evaluate(bench, measured, out))
     return tuple(steps)
 
 
@@ -112,8 +114,11 @@ def _goal(cut: Any) -> str:
 
 
 def _evaluate(bench: chain.Bench, networks: dict[str, Path | None], out: Path) -> None:
-    """Read the test part, once for each network, and write what was found."""
+    """Read the test part, once for each network, and write what was found; beside it the validation of the last one,
+    by which a search chooses."""
     found = {"test": chain.measured(bench, networks), "selection": bench.recipe.selection}
+    if bench.data.validation is not None:
+        found["validation"] = chain.measured(bench, dict(list(networks.items())[-1:]), "validation")
     if bench.recipe.prune is None:
         found["before"] = chain.costs(bench, next(iter(networks.values())))
     if join(bench.runtime).rank == 0:

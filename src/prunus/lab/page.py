@@ -1,11 +1,15 @@
 """One self-contained HTML page from plain data.
 
-No script, no network, no file beside it: the style sheet is inlined and the drawings are inline SVG. A content security
-policy in the page itself forbids anything else. Every text that comes from a model or a user is escaped.
+No network, no file beside it: the style sheet is inlined and the drawings are inline SVG. A page with a wide table has
+one script, which sorts the table and shows what the marks of plots say; without it the page reads the same. A content
+security policy in the page itself allows this script, by its digest, and nothing else. Every text that comes from a
+model or a user is escaped.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +18,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from prunus.errors import InputError
-from prunus.lab import curves, plots, scatter
+from prunus.lab import curves, plots, scatter, spread
 from prunus.lab.curves import Charts
 from prunus.lab.lanes import Lanes, draw
 from prunus.lab.plots import Plots
 from prunus.lab.scatter import Scatter
+from prunus.lab.spread import Histograms
 
 __all__ = ["Bar", "Facts", "Page", "Section", "Table", "Widths", "render", "save"]
 
@@ -28,7 +33,7 @@ _SKELETON = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
@@ -43,16 +48,18 @@ _SKELETON = """<!doctype html>
 {sections}
 <footer>{footer}</footer>
 </main>
-</body>
+{script}</body>
 </html>
 """
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows of text under `head`. The first column names the row; the others hold figures and are set to the right,
     but for those numbered in `prose`, which hold sentences. links: for each row the section that its name leads to.
-    wide: it has many columns and scrolls."""
+    wide: it has many columns, scrolls, and sorts."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -86,7 +93,7 @@ class Facts:
     pairs: tuple[tuple[str, str], ...]
 
 
-Body = Table | Widths | Facts | Lanes | Plots | Scatter | Charts
+Body = Table | Widths | Facts | Lanes | Plots | Scatter | Charts | Histograms
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,11 @@ class Page:
 
 def render(page: Page) -> str:
     """The HTML of `page`."""
+    script = _script() if any(isinstance(s.body, Table) and s.body.wide for s in page.sections) else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _SKELETON.format(
+        policy=_POLICY + (f"; script-src 'sha256-{digest}'" if script else ""),
+        script=f"<script>{script}</script>\n" if script else "",
         title=escape(page.title),
         style=_style(),
         lead=escape(page.lead),
@@ -133,6 +144,11 @@ def _style() -> str:
     return files("prunus.lab").joinpath("assets", "page.css").read_text(encoding="utf-8")
 
 
+@cache
+def _script() -> str:
+    return files("prunus.lab").joinpath("assets", "page.js").read_text(encoding="utf-8")
+
+
 def _section(section: Section) -> str:
     drawn = _drawn(section.body)
     text = f"<p>{escape(section.text)}</p>\n" if section.text else ""
@@ -151,6 +167,8 @@ def _drawn(body: Body) -> str:
         return scatter.draw(body)
     if isinstance(body, Charts):
         return curves.draw(body)
+    if isinstance(body, Histograms):
+        return spread.draw(body)
     return draw(body) if isinstance(body, Lanes) else _facts(body)
 
 

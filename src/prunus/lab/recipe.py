@@ -17,6 +17,7 @@ from prunus.engine.config import Fit
 from prunus.engine.runtime import Runtime
 from prunus.engine.watch import TRACKERS
 from prunus.errors import InputError, UnknownName
+from prunus.lab.extends import KEY, whole
 from prunus.lab.job import Cut, checked, configured
 
 if sys.version_info >= (3, 11):
@@ -30,6 +31,7 @@ __all__ = [
     "Recipe",
     "Source",
     "Sparsity",
+    "changed",
     "load",
     "only_fit",
     "override",
@@ -218,9 +220,13 @@ def only_fit(section: Fit) -> Fit:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a recipe's file. Raises InputError where it is missing or no TOML."""
+    """The content of a recipe's file, with what it extends. Raises InputError where it is missing or no TOML."""
+    return whole(Path(path), _own)
+
+
+def _own(path: Path) -> dict[str, Any]:
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
         raise InputError(f"the recipe {str(path)!r} cannot be read: {error.strerror}") from error
@@ -246,10 +252,12 @@ def load(
         raw = read(given)
     for text in overrides:
         raw = override(raw, text)
-    whole = conform(Recipe, raw)
+    if KEY in raw:
+        raise InputError(f"{KEY}: only a recipe's file can extend another, which lies beside it")
+    full = conform(Recipe, raw)
     with _at("smoke"):
         small = conform(Recipe, variant(raw))
-    return small if smoke else whole
+    return small if smoke else full
 
 
 def variant(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,6 +279,11 @@ def override(raw: Mapping[str, Any], text: str) -> dict[str, Any]:
         raise InputError(f"--set {text!r} is no NAME=VALUE, such as train.epochs=10")
     value = value.strip()
     return _merged(raw, path, value_of(f"--set {text!r}", value) if value else _ABSENT)
+
+
+def changed(raw: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The table with `value`, plain data, at a dotted name. Tables are merged; anything else is replaced."""
+    return _merged(raw, name.split("."), value)
 
 
 def plain(section: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +18,13 @@ from prunus.engine.processes import One, join
 from prunus.errors import InputError, UnknownName
 from prunus.lab import chain, folder
 from prunus.lab.environment import without_places
+from prunus.lab.histograms import HISTOGRAMS
 from prunus.lab.journal import Journal, reason
 from prunus.lab.order import STAGES, Step, steps_of
 from prunus.lab.recipe import PUBLISHED, Recipe, load, only_fit, plain
 from prunus.lab.repeat import Failed, all_failed, goes_on, repeated, summarised, write_summary
 from prunus.lab.shares import SHARES
-from prunus.lab.stages import Place, claimed, clear, conditions, finish, forget, mark, state
+from prunus.lab.stages import Busy, Place, claimed, clear, conditions, finish, forget, in_turn, mark, state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,8 +216,10 @@ def one_chain(
     processes: One,
     tell: Say,
     journal: Journal,
+    *,
+    patient: bool = False,
 ) -> Chain:
-    """All stages of one seed, and the run folder."""
+    """All stages of one seed, and the run folder. patient: wait for a stage that another process is at."""
     steps = steps_of(bench, root, skip)
     settings = without_places(of_one_seed(plain(bench.recipe), bench.runtime.seed))
     keys = {step.name: step.place.key for step in steps if step.place is not None}
@@ -234,7 +237,7 @@ def one_chain(
     redo = False
     for step in steps:
         redo, journal.stage = redo or step.name == again, step.name
-        done.append(carried_out(step, redo, processes, told))
+        done.append(in_turn(partial(carried_out, step, redo, processes, told), patient))
     journal.stage = "run"
     if found == "done" and again is None:
         tell(f"run: up to date in {place}")
@@ -271,6 +274,8 @@ def carried_out(step: Step, again: bool, processes: One, tell: Say) -> Done:
         return Done(name, "reused", "", seconds, str(place.folder))
     why = "asked for" if again and found != "absent" else f"damaged: {wrong}" if wrong else ""
     with claimed(place) if processes.rank == 0 else nullcontext():
+        if found != "done" and processes.world == 1 and state(place)[0] == "done":
+            raise Busy(f"another run has just ended {name} in {str(place.folder)!r}; run again to reuse it")
         if processes.rank == 0 and (again or found == "damaged"):
             clear(place)
         processes.wait()
@@ -306,7 +311,7 @@ def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: P
         told = {key: value for key, value in mark(one).items() if key not in ("format", "stage", "files")}
         own = _run_of(one)["results"] if name in ("baseline", "sparsity", "finetune") else {}
         stages.append({"name": name, **told, **own})
-        for kept in ("metrics.jsonl", SHARES):
+        for kept in ("metrics.jsonl", SHARES, HISTOGRAMS):
             if (one.folder / kept).exists():
                 written.append(kept.replace(".", f"-{name}."))
                 shutil.copyfile(one.folder / kept, place.folder / written[-1])

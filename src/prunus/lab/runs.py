@@ -30,12 +30,13 @@ __all__ = ["Entry", "Run", "differences", "entries", "find", "flat", "read", "sh
 _DEEPEST = 8
 _STAGES = ("train", "sparsity", "prune", "finetune")
 
-Status = Literal["done", "pending", "failed", "damaged"]
+Status = Literal["done", "pending", "failed", "stopped", "damaged"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. pending: begun, stopped or not begun yet. why: of one that failed or is damaged."""
+    """One run folder. pending: not begun yet, or not ended. stopped: given up by a search. why: of one that failed, was
+    stopped or is damaged."""
 
     name: str
     seed: int | None
@@ -134,9 +135,10 @@ def read(folder: Path) -> Run | None:
         status, why = "damaged", "run.json does not hold a run"
     settings = table(results.get("settings"))
     said = table(state).get("status")
-    if said in ("running", "failed"):
-        status, results, settings = ("failed" if said == "failed" else "pending"), {}, _toml(folder / RECIPE)
-        if status == "failed":
+    if said in ("pending", "running", "failed", "stopped"):
+        status = "failed" if said == "failed" else "stopped" if said == "stopped" else "pending"
+        results, settings = {}, _toml(folder / RECIPE)
+        if status != "pending":
             why = f"{table(state).get('stage', 'a stage')}: {table(state).get('error', 'no reason is given')}"
     seed = settings.get("seed", results.get("seed"))
     name = settings.get("name", results.get("recipe"))

@@ -112,7 +112,8 @@ def _link(point: Point, inner: str) -> str:
 
 
 def _told(point: Point) -> str:
-    text = f"{point.label}: {point.y:.2f} at {point.x:,.0f}"
+    at = f"{point.x:,.0f}" if abs(point.x) >= 1000 else f"{point.x:.4g}"
+    text = f"{point.label}: {point.y:.2f} at {at}"
     if point.low is not None and point.high is not None:
         text += f" ({point.low:.2f} … {point.high:.2f})"
     return text

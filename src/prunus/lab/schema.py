@@ -7,9 +7,11 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from prunus.errors import InputError, MissingExtra, nearest
+from prunus.lab.extends import KEY
 
 __all__ = ["conform", "described", "json_schema"]
 
@@ -20,6 +22,11 @@ _NOT_HERE = {
     "prune.seed": "the seed of a recipe is at the top: seed = 0, or seeds = [0, 1]",
 }
 """Settings of the dataclasses that a recipe has in another place."""
+
+_EXTENDS = {
+    "type": "string",
+    "description": "a recipe in the same folder: its settings, with those of this file on top; tables are merged",
+}
 
 
 def conform(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
@@ -63,9 +70,13 @@ def json_schema() -> dict[str, Any]:
         owner = next(option for option in _options(get_type_hints(Recipe)[section]) if isinstance(option, type))
         definitions[owner.__name__]["properties"].pop(key)
     top = definitions.pop("Recipe")
+    # A file that extends another has the rest of what is needed from there.
+    needed = top.pop("required")
+    top["properties"] = {KEY: _EXTENDS, **top["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **top,
+        "anyOf": [{"required": ["name", KEY]}, {"required": needed}],
         "title": "Prunus recipe",
         "$defs": definitions,
     }
@@ -115,9 +126,16 @@ def wanted(hint: Any) -> str:
 
 def _adapter(kind: type) -> Any:
     try:
-        from pydantic import ConfigDict, TypeAdapter
+        import pydantic  # noqa: F401
     except ImportError as error:
         raise MissingExtra.of("pydantic", "lab") from error
+    return _made(kind)
+
+
+@cache
+def _made(kind: type) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
     # In a tuple, because pydantic takes no settings for a bare dataclass that is not its own.
     return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
 

@@ -14,11 +14,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from prunus.errors import InputError, PrunusError, StorageError
 from prunus.lab.environment import hardware, versions
@@ -36,6 +36,7 @@ __all__ = [
     "digest_of_file",
     "finish",
     "forget",
+    "in_turn",
     "mark",
     "state",
 ]
@@ -44,6 +45,11 @@ FORMAT = "prunus-stage-1"
 """Part of every key: what an earlier version left is then not taken for what this one would make."""
 
 MARK, CHECKPOINTS = "done.json", "checkpoints"
+
+WAIT = 0.3
+"""Seconds between two looks at a folder that another process works in."""
+
+T = TypeVar("T")
 
 State = Literal["done", "begun", "absent", "damaged"]
 
@@ -182,6 +188,17 @@ def claimed(place: Place) -> Iterator[None]:
         ) from error
     finally:
         os.close(handle)  # which gives the lock back
+
+
+def in_turn(work: Callable[[], T], patient: bool) -> T:
+    """Do the work. Where it ends in `Busy` and this process is patient, do it again until the other one is done."""
+    while True:
+        try:
+            return work()
+        except Busy:
+            if not patient:
+                raise
+        time.sleep(WAIT)
 
 
 def conditions(start: float) -> dict[str, Any]:

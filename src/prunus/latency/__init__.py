@@ -1,7 +1,20 @@
 """How long a network takes: measured, in pairs, with what the machine's noise allows to say."""
 
+from ..timing import Latency, Timing
 from .measure import Bench, Row, bench
 from .pairs import Sample, Spread, interleaved, ratio_of, spread_of
 from .runners import RUNNERS
 
-__all__ = ["RUNNERS", "Bench", "Row", "Sample", "Spread", "bench", "interleaved", "ratio_of", "spread_of"]
+__all__ = [
+    "RUNNERS",
+    "Bench",
+    "Latency",
+    "Row",
+    "Sample",
+    "Spread",
+    "Timing",
+    "bench",
+    "interleaved",
+    "ratio_of",
+    "spread_of",
+]

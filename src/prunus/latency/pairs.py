@@ -16,21 +16,15 @@ import numpy.typing as npt
 import torch
 
 from ..errors import InputError
+from ..timing import Spread
+
+__all__ = ["Sample", "Spread", "interleaved", "ratio_of", "spread_of"]
 
 Floats = npt.NDArray[np.float64]
 Call = Callable[[], object]
 
 DRAWS = 2000
 """Of the bootstrap."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Of many turns: the median, and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)

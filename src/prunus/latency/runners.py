@@ -50,7 +50,7 @@ def compiled(model: nn.Module, example: Any, threads: int) -> Call:
 
 def onnxruntime(model: nn.Module, example: Any, threads: int) -> Call:
     """ONNX Runtime on the CPU, on the exported file."""
-    ort = _needed("onnxruntime")
+    ort = needed("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         path = _exported(model, example, Path(folder) / "model.onnx")
         options = ort.SessionOptions()
@@ -63,7 +63,7 @@ def onnxruntime(model: nn.Module, example: Any, threads: int) -> Call:
 
 def openvino(model: nn.Module, example: Any, threads: int) -> Call:
     """OpenVINO on the CPU, tuned for latency, in float32."""
-    ov = _needed("openvino")
+    ov = needed("openvino")
     with tempfile.TemporaryDirectory() as folder:
         path = _exported(model, example, Path(folder) / "model.onnx")
         hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -80,7 +80,7 @@ def _exported(model: nn.Module, example: Any, path: Path) -> Path:
     return path
 
 
-def _needed(name: str) -> Any:
+def needed(name: str) -> Any:
     from importlib import import_module
 
     try:

@@ -37,12 +37,16 @@ from .score import Floats, tensors_of
 from .soft import Soft
 
 Distance = Literal[1, 2, "cosine"]
+LARGE = 1 << 28
+"""n² · d from which l2 distances are taken from inner products: faster, but copies are 1e-7 of a norm apart."""
 
 
 def distances(rows: Tensor, p: Distance = 2) -> Tensor:
     """d_i for the rows of (n, d), float (n,), without an n × n × d tensor."""
     if p != "cosine":
-        return torch.cdist(rows, rows, p=float(p), compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1)
+        products = p == 2 and rows.dtype == torch.float64 and len(rows) * rows.numel() >= LARGE
+        mode = "use_mm_for_euclid_dist" if products else "donot_use_mm_for_euclid_dist"
+        return torch.cdist(rows, rows, p=float(p), compute_mode=mode).fill_diagonal_(0).sum(dim=1)
     unit = F.normalize(rows, dim=1, eps=torch.finfo(rows.dtype).tiny)
     return (1 - unit @ unit.T).clamp(min=0).fill_diagonal_(0).sum(dim=1)
 

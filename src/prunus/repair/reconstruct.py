@@ -48,24 +48,30 @@ class Reconstruct:
         work.dense.eval()
         work.small.eval()
         found, left = readers(work)
-        left += [r.name for r in found if not solvable(r)]
         try:
             with torch.no_grad():
-                for reader in filter(solvable, found):
-                    write(reader, self.solved(work, reader))
+                for reader in found:
+                    matrix = self.solved(work, reader) if solvable(reader) else None
+                    if matrix is None:
+                        left.append(reader.name)
+                    else:
+                        write(reader, matrix)
         finally:
             for module, mode in modes:
                 module.training = mode
         return [f"reconstruct: left as they are: {', '.join(left)}"] if left else []
 
-    def solved(self, work: Work, reader: Reader) -> Tensor:
-        """The new weights, with the bias as a last row where there is one: float64 (inputs of an output, outputs)."""
+    def solved(self, work: Work, reader: Reader) -> Tensor | None:
+        """The new weights, with the bias as a last row where there is one: float64 (inputs of an output, outputs). None
+        where the layer computes something else than its weights times its inputs, as one that pads in its forward."""
         old = inherited(reader)
         squares, cross = old.new_zeros(len(old), len(old)), torch.zeros_like(old)
         draw = torch.Generator().manual_seed(work.seed)
         place = device_of(work.small)
         for given in work.batches(self.images):
-            x, _ = passing(work.small, reader.small, moved(given, place))
+            x, own = passing(work.small, reader.small, moved(given, place))
+            if not agrees(reader, x[:1], own[:1], old):
+                return None
             _, y = passing(work.dense, reader.dense, given)
             x, y = rows(reader, x, y.to(place), self.positions, draw)
             squares += x.T @ x
@@ -93,18 +99,34 @@ def inherited(reader: Reader) -> Tensor:
 
 def rows(reader: Reader, x: Tensor, y: Tensor, positions: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Inputs of the small layer and kept outputs of the dense one at some positions of each image, float64."""
-    layer, kept = reader.small, reader.made.to(y.device)
-    if isinstance(layer, nn.Conv2d):
-        assert not isinstance(layer.padding, str)
-        x = F.unfold(x.double(), layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
-        y = y.flatten(2).transpose(1, 2)
-    else:
-        x, y = (t.reshape(t.shape[0], -1, t.shape[-1]) for t in (x.double(), y))
+    x, y = columns(reader.small, x), positioned(reader.small, y)
     if x.shape[1] > positions:
         at = torch.randperm(x.shape[1], generator=draw)[:positions].to(x.device)
         x, y = x[:, at], y[:, at]
-    x, y = x.flatten(0, 1), y.flatten(0, 1)[:, kept].double() * reader.factor.to(y.device)
-    return (x if layer.bias is None else torch.cat([x, x.new_ones(len(x), 1)], 1)), y
+    kept = reader.made.to(y.device)
+    return x.flatten(0, 1), y.flatten(0, 1)[:, kept].double() * reader.factor.to(y.device)
+
+
+def columns(layer: nn.Module, x: Tensor) -> Tensor:
+    """What each output position of a layer reads: float64 (samples, positions, inputs), a last 1 for the bias."""
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        x = F.unfold(x.double(), layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
+    else:
+        x = x.double().reshape(x.shape[0], -1, x.shape[-1])
+    return x if getattr(layer, "bias", None) is None else torch.cat([x, x.new_ones(*x.shape[:2], 1)], 2)
+
+
+def positioned(layer: nn.Module, y: Tensor) -> Tensor:
+    """An output of a layer as (samples, positions, outputs)."""
+    return y.flatten(2).transpose(1, 2) if isinstance(layer, nn.Conv2d) else y.reshape(y.shape[0], -1, y.shape[-1])
+
+
+def agrees(reader: Reader, x: Tensor, made: Tensor, matrix: Tensor) -> bool:
+    """Whether the small layer made of x what its weights as a matrix make of it, to a thousandth or its rounding."""
+    want, got = columns(reader.small, x) @ matrix, positioned(reader.small, made).double()
+    limit = max(1e-3, 8 * torch.finfo(made.dtype).eps)
+    return want.shape == got.shape and bool((want - got).abs().max() <= limit * got.abs().max())
 
 
 def write(reader: Reader, matrix: Tensor) -> None:

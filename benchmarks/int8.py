@@ -1,0 +1,328 @@
+"""Pruning and int8 together: a CIFAR-10 ResNet with published weights, dense and cut, each in float and in int8.
+
+    python benchmarks/int8.py --weights resnet20-12fca82f.th --data cifar10/
+    python benchmarks/int8.py --report
+
+The network is cut to a target and repaired from images of the train part, without training unless --epochs says so.
+Both networks are exported to ONNX and quantized by ONNX Runtime with ranges from images of the train part; the test
+part is measured with each of the four files. Then the four files are timed in turns in one process. A finished seed is
+a line of the results file, and is not done again. With --formats onnx,pt2 the same accuracies are taken of torchao's
+files, which are not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from paired import Record, alike, append, between_markers, read, spread
+from torch import Tensor, nn
+
+import prunus
+from prunus.engine.config import Augment, Fit
+from prunus.engine.data import Data, batches, load
+from prunus.engine.loop import fit
+from prunus.engine.split import Split
+from prunus.errors import InputError, PrunusError
+from prunus.exporting import Int8
+from prunus.latency import interleaved
+from prunus.models import load_weights, resolve
+
+HERE = Path(__file__).resolve().parent
+MARKERS = "int8"
+ROWS = ("dense", "pruned", "dense, int8", "pruned, int8")
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "pt2": ("torchao",)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, then print the table. Exit code 2 for wrong input."""
+    options = parser().parse_args(argv)
+    try:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        if not options.report:
+            run(options)
+        report(options)
+    except PrunusError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--model", default="resnet20", help="a bundled CIFAR ResNet")
+    add("--weights", type=Path, default=HERE.parent.parent / "shared/weights/cifar10-resnet/resnet20-12fca82f.th")
+    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
+    add("--mean", type=numbers, default=(0.485, 0.456, 0.406))
+    add("--std", type=numbers, default=(0.229, 0.224, 0.225))
+    add(
+        "--targets",
+        type=lambda text: tuple(text.split(";")),
+        default=("macs=50%", "macs=50%,round=8"),
+        help="'macs=50%%;macs=50%%,round=8'",
+    )
+    add("--method", default="magnitude")
+    add("--repair", type=lambda text: tuple(text.split(",")), default=("reconstruct", "statistics"))
+    add("--repair-images", type=int, default=1024, help="of the train part (default 1024)")
+    add("--calibrate", type=int, default=256, help="images of the train part for the ranges (default 256)")
+    add("--epochs", type=int, default=0, help="of fine-tuning after the repair (default 0)")
+    add("--formats", type=lambda text: tuple(text.split(",")), default=("onnx",), help="onnx,pt2 (default onnx)")
+    add("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0,), help="which images: 0,1,2")
+    add("--limit", type=int, default=0, help="measure on so many test images only; 0: all")
+    add("--seconds", type=float, default=5.0, help="of timing (default 5)")
+    add("--threads", type=int, default=1, help="of torch and of the timing; 0: as torch chooses")
+    add("--results", type=Path, default=HERE / "results" / "int8.jsonl")
+    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
+    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    return made
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on beside the seed, as JSON gives it back."""
+    names = "model method repair repair_images calibrate epochs limit threads mean std formats"
+    made = {name: getattr(options, name) for name in names.split()} | {"data": Path(options.data).name}
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    return found
+
+
+def run(options: argparse.Namespace) -> None:
+    """Every seed that the results file lacks."""
+    wrong = [name for name in options.formats if name not in PACKAGES]
+    if wrong or "onnx" not in options.formats:
+        raise InputError(f"--formats {','.join(options.formats)}: give onnx, or onnx,pt2")
+    if not options.weights.exists():
+        raise InputError(f"there is no file {options.weights}")
+    data = load(options.data, mean=options.mean, std=options.std)
+    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
+        raise InputError(f"{options.data} gives loaders; images in memory are needed")
+    if options.limit:
+        data = replace(data, test=data.test.subset(torch.arange(options.limit)))
+    digest = hashlib.sha256(options.weights.read_bytes()).hexdigest()[:12]
+    for seed in options.seeds:
+        for target in options.targets:
+            key = {"target": target, "seed": seed, "weights": digest, "settings": settings_of(options)}
+            if any(alike(record, key) for record in read(options.results)):
+                continue
+            record = {**key, **one(options, data, target, seed)}
+            append(options.results, record)
+            found = ", ".join(f"{row} {value:.2f}" for row, value in record["top1"]["onnx"].items())
+            print(f"seed {seed}, {target}: {found}; {record['seconds']:.0f} s", flush=True)
+
+
+def one(options: argparse.Namespace, data: Data, target: str, seed: int) -> dict[str, Any]:
+    """Cut, repair, export four times, measure and time."""
+    start, example = time.perf_counter(), data.example()[:1]
+    dense = resolve(options.model, data.classes)
+    load_weights(dense, options.weights)
+    dense.eval()
+    small = prunus.prune(
+        dense,
+        example,
+        target,
+        options.method,
+        data=some(data, options.repair_images, seed),
+        repair=options.repair,
+        seed=seed,
+    )
+    if options.epochs:
+        augment = Augment(crop=4, flip=True)
+        how = Fit(options.epochs, 128, 0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment=augment)
+        fit(small.model, data, how, progress=False)
+        small.model.eval()
+    networks: dict[str, nn.Module] = {"dense": dense, "pruned": small.model}
+    found: dict[str, Any] = {"top1": {}, "agreement": {}, "bytes": {}}
+    with tempfile.TemporaryDirectory() as place:
+        for format in options.formats:
+            top1, agreement, sizes = {}, {}, {}
+            for name, net in networks.items():
+                path = Path(place) / f"{name}-int8.{format}"
+                test = batches(data.test, batch_size=250, mean=data.mean, std=data.std)  # type: ignore[arg-type]
+                goal = Int8(some(data, options.calibrate, seed), options.calibrate, test, measure=None, floor=0.0)
+                done = prunus.export(net, example, path, int8=goal)
+                assert done.int8 is not None and done.int8.top1 is not None
+                top1[name], top1[f"{name}, int8"] = done.int8.top1
+                sizes[name], sizes[f"{name}, int8"] = done.int8.float_bytes, done.bytes
+                agreement[name] = done.int8.agreement
+            found["top1"][format], found["bytes"][format] = top1, sizes
+            found["agreement"][format] = agreement
+        for name, net in networks.items():
+            prunus.export(net, example, Path(place) / f"{name}.onnx")
+        files = [Path(place) / f"{row.replace(', ', '-')}.onnx" for row in ROWS]
+        found |= timed(files, example, options)
+    return {
+        **found,
+        "macs": small.after.macs,
+        "dense_macs": small.before.macs,
+        "proof": small.proof is not None and small.proof.holds,
+        "images": len(data.test),  # type: ignore[arg-type]
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": {
+            "Prunus": prunus.__version__,
+            "torch": torch.__version__,
+            **{name: version(name) for format in options.formats for name in PACKAGES[format]},
+            "Python": platform.python_version(),
+        },
+        "hardware": hardware(),
+    }
+
+
+def some(data: Data, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of so many images of the train part, drawn by the seed."""
+    assert isinstance(data.train, Split)
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:count]
+    return list(batches(data.train.subset(chosen), batch_size=64, mean=data.mean, std=data.std))
+
+
+def timed(files: Sequence[Path], example: Tensor, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of one image, and ratios to the dense float network with their intervals, by row."""
+    import onnxruntime
+
+    calls = []
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = torch.get_num_threads(), 1
+    settings.log_severity_level = 3
+    for file in [*files, files[0]]:  # the dense one twice: its ratio to itself is the noise
+        session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+        given = {session.get_inputs()[0].name: example.numpy()}
+        calls.append(lambda session=session, given=given: session.run(None, given))
+    sample = interleaved(calls, seconds=options.seconds)
+    names = (*ROWS, "noise")
+    ratios = {name: sample.ratio(k, 0) for k, name in enumerate(names) if k}
+    return {
+        "ms": {name: 1e3 * sample.of(k).median for k, name in enumerate(ROWS)},
+        "ratio": {name: [one.median, one.low, one.high] for name, one in ratios.items()},
+    }
+
+
+def hardware() -> str:
+    """Processor, cores and threads."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    vnni = ", VNNI" if any("vnni" in line for line in lines if line.startswith("flags")) else ""
+    name = names[0] if names else platform.machine()
+    return f"{name}{vnni}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print the table of the records that were made with these options; with --report write it to the page too."""
+    settings = settings_of(options)
+    records = [
+        r
+        for r in read(options.results)
+        if r["settings"] == settings and r["seed"] in options.seeds and r["target"] in options.targets
+    ]
+    if not records:
+        raise InputError(f"{options.results} has no records with these settings")
+    script = Path(__file__)
+    command = f"python {script.parent.name}/{script.name} --weights {options.weights.name} --data {settings['data']}/"
+    text = "\n".join(
+        (f"Command: `{command}{changed(options)}`", "", conditions(records), "", table(records, options.targets))
+    )
+    print(text)
+    if options.report:
+        if not options.page.exists():
+            raise InputError(f"there is no page {options.page}")
+        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+
+
+def changed(options: argparse.Namespace) -> str:
+    """The options that are not at their defaults, as they are typed."""
+    plain = parser()
+    names = "model targets method repair repair_images calibrate epochs formats seeds limit seconds threads"
+    found = ""
+    for name in names.split():
+        value = getattr(options, name)
+        if value != plain.get_default(name):
+            between = ";" if name == "targets" else ","
+            shown = between.join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found += f" --{name.replace('_', '-')} {shlex.quote(shown)}"
+    return found
+
+
+def conditions(records: Sequence[Record]) -> str:
+    """What the figures depend on, read from the records."""
+    how, one = records[0]["settings"], records[0]
+    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
+    noise = [r["ratio"]["noise"] for r in records]
+    trained = f"then {how['epochs']} epochs" if how["epochs"] else "no training"
+    return "\n".join(
+        (
+            f"- {how['model']}, cut by `{how['method']}`; {', '.join(how['repair'])} from {how['repair_images']} "
+            f"images of the train part, {trained}",
+            f"- Ranges from {how['calibrate']} images of the train part; {one['images']} test images measured",
+            f"- Latency: ONNX Runtime, batch 1, files in turns; dense against itself "
+            f"{', '.join(interval(found) for found in noise)}",
+            f"- Seeds: {', '.join(sorted({str(r['seed']) for r in records}))}. "
+            f"Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
+            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+        )
+    )
+
+
+def table(records: Sequence[Record], targets: Sequence[str]) -> str:
+    """A line for each target, format and network; the dense ones come again, since each target is timed by itself."""
+    lines = [
+        "| target, MACs left | file | network | top-1 | agreement with its float network | bytes | of the dense float "
+        "file | ms | latency against the dense float file |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for target in targets:
+        mine = [r for r in records if r["target"] == target]
+        if not mine:
+            lines.append(f"| {target} |" + " |" * 8)
+            continue
+        head = f"{target}, {mean(100 * r['macs'] / r['dense_macs'] for r in mine):.2f} %"
+        lines += [
+            f"| {head} | {' | '.join(cells(mine, format, row))} |"
+            for format in mine[0]["settings"]["formats"]
+            for row in ROWS
+        ]
+    return "\n".join(lines)
+
+
+def cells(records: Sequence[Record], format: str, row: str) -> list[str]:
+    """One file of one target."""
+    base = mean(r["bytes"][format]["dense"] for r in records)
+    size = mean(r["bytes"][format][row] for r in records)
+    is_timed, name = format == "onnx", row.removesuffix(", int8")
+    agreement = [100 * r["agreement"][format][name] for r in records] if name != row else []
+    ratios: list[Mapping[str, Any]] = [r["ratio"] for r in records if is_timed and row in r["ratio"]]
+    return [
+        f".{format}",
+        row,
+        f"{spread([r['top1'][format][row] for r in records])} %",
+        f"{spread(agreement)} %" if agreement else "",
+        f"{size:,.0f}",
+        f"{100 * size / base:.1f} %",
+        f"{mean(r['ms'][row] for r in records):.3f}" if is_timed else "",
+        ", ".join(interval(found[row]) for found in ratios),
+    ]
+
+
+def interval(found: Sequence[float]) -> str:
+    return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

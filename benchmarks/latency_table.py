@@ -1,0 +1,136 @@
+"""Half of the MACs, any width and multiples of 8: how much of the time is left on ONNX Runtime?
+
+    python benchmarks/latency_table.py
+    python benchmarks/latency_table.py --models torchvision/resnet50 --seconds 60
+    python benchmarks/latency_table.py --report
+
+Dense network, cut, and cut with round=8 take turns in one run, and the dense network once more, which shows the noise.
+Each network is a line of the results file; what the file has is not run again. Weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from paired import Record, alike, append, between_markers, read
+
+import prunus
+from prunus.errors import InputError, PrunusError
+from prunus.latency import RUNNERS, Spread, interleaved
+from prunus.latency.measure import hardware, ratio_text, versions, versions_text
+from prunus.models import resolve
+
+HERE = Path(__file__).resolve().parent
+MARKERS = "latency_table"
+MODELS = ("torchvision/resnet50", "torchvision/vgg16_bn", "torchvision/mobilenet_v2")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is missing, then print the table. Exit code 2 for wrong input."""
+    options = parser().parse_args(argv)
+    try:
+        if not options.report:
+            run(options)
+        text = table(read(options.results), options)
+        print(text)
+        if options.report:
+            page = options.page.read_text("utf-8")
+            options.page.write_text(between_markers(page, MARKERS, text), "utf-8")
+    except PrunusError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--models", nargs="+", default=list(MODELS), metavar="MODEL")
+    add("--side", type=int, default=224, help="pixels")
+    add("--target", default="macs=50%")
+    add("--runtime", default="onnxruntime", choices=sorted(RUNNERS))
+    add("--threads", type=int, default=2)
+    add("--seconds", type=float, default=120.0, help="for each network")
+    add("--results", type=Path, default=HERE / "results" / "latency_table.jsonl")
+    add("--report", action="store_true", help="run nothing; write the table to the page too")
+    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    return made
+
+
+def key_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a record is found by."""
+    how = {"side": options.side, "target": options.target, "runtime": options.runtime, "threads": options.threads}
+    return {"model": name, **how}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Every network that the results file lacks."""
+    torch.set_num_threads(options.threads)
+    for name in options.models:
+        key = key_of(name, options)
+        if any(alike(record, key) for record in read(options.results)):
+            continue
+        append(options.results, {**key, "seconds": options.seconds, **one(name, options)})
+        print(f"{name}: done", flush=True)
+
+
+def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Cut twice, and time all three in turns."""
+    torch.manual_seed(0)
+    dense = resolve(name).eval()
+    x = torch.randn(1, 3, options.side, options.side)
+    cuts = [prunus.prune(dense, x, f"{options.target}{more}", check=False) for more in ("", ",round=8")]
+    nets = [dense, *(cut.model.eval() for cut in cuts)]
+    calls = [RUNNERS[options.runtime][0](net, x, options.threads) for net in nets]
+    sample = interleaved([*calls, calls[0]], seconds=options.seconds, warm=options.seconds / 60)
+    return {
+        "dense": vars(sample.of(0)),
+        "any": {"macs": cuts[0].after.macs / cuts[0].before.macs, "ratio": vars(sample.ratio(1, 0))},
+        "round8": {"macs": cuts[1].after.macs / cuts[1].before.macs, "ratio": vars(sample.ratio(2, 0))},
+        "round8_over_any": vars(sample.ratio(2, 1)),
+        "noise": vars(sample.ratio(3, 0)),
+        "turns": len(sample.seconds),
+        "hardware": hardware(torch.device("cpu")),
+        "versions": {"Prunus": prunus.__version__, **versions([options.runtime])},
+    }
+
+
+def table(records: Sequence[Record], options: argparse.Namespace) -> str:
+    """One line a network; the last of several records of one counts. Raises InputError where there is none."""
+    found = {name: [r for r in records if alike(r, key_of(name, options))] for name in options.models}
+    some = {name: rows[-1] for name, rows in found.items() if rows}
+    if not some:
+        raise InputError(f"{options.results} has no records with these settings")
+    lines = [
+        f"`python benchmarks/latency_table.py`, {options.runtime}, {options.threads} threads, batch 1, {options.side} "
+        f"pixels, `{options.target}`; {'; '.join(sorted({r['hardware'] for r in some.values()}))}; "
+        f"{'; '.join(sorted({versions_text(r['versions']) for r in some.values()}))}. Brackets are 95 % intervals of "
+        "the median ratio of neighbouring turns.",
+        "",
+        "| network | dense, ms | MACs | latency | MACs, round=8 | latency, round=8 | round=8 over any width "
+        "| dense against itself |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in options.models:
+        if name not in some:
+            lines.append(f"| {name} (not measured) |" + " |" * 7)
+            continue
+        row = some[name]
+        cells = [name, f"{1e3 * row['dense']['median']:.1f}"]
+        for kind in ("any", "round8"):
+            cells += [f"{100 * row[kind]['macs']:.2f} %", text(row[kind]["ratio"])]
+        lines.append(f"| {' | '.join([*cells, text(row['round8_over_any']), text(row['noise'])])} |")
+    return "\n".join(lines)
+
+
+def text(spread: Mapping[str, float]) -> str:
+    return ratio_text(Spread(**spread))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
