@@ -134,7 +134,7 @@ def forged(header: dict[str, Any], body: bytes, entry: dict[str, Any]) -> bytes:
     from safetensors.torch import load
 
     from prunus.engine.checkpoint import digest
-    from prunus.savedfile import head
+    from prunus.files.file import head
 
     try:
         tensors = load(joined(header, body))
@@ -304,7 +304,7 @@ def within(seconds: int) -> Iterator[None]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two tables hold the same tensors, bit by bit."""
-    from prunus.filled import same_bytes
+    from prunus.files.filled import same_bytes
 
     return one.keys() == other.keys() and all(same_bytes(value, other[name]) for name, value in one.items())
 

@@ -16,8 +16,7 @@ _GRAPH = _WORDS | {"graph", "models", "state", "outline"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
-_FILES = {"saving", "savedfile", "filled"}
-_ALL = _CORE | _FILES | {"api", "transfer", "lab", "userfile", "exporting"}
+_ALL = _CORE | {"files", "api", "transfer", "lab", "userfile", "exporting"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
@@ -47,11 +46,7 @@ ALLOWED = {
     "stepwise": _CORE,
     "api": _CORE,
     "transfer": _CUT | {"result"},
-    "savedfile": _BASE | {"engine"},
-    "filled": _BASE | {"savedfile"},
-    "saving": _CUT | _FILES | {"result"},
-    "hub": _CUT | _FILES | {"result", "hubcard"},
-    "hubcard": _CUT | {"result"},
+    "files": _CUT | {"engine", "result"},
     "exporting": _CUT | {"asked", "methods", "result", "userfile"},
     "testing": _CORE | {"api"},
     "lab": _ALL,

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from prunus.costs import Cost
     from prunus.engine.loop import evaluate
     from prunus.exporting import export
+    from prunus.files import from_hub, load, push_to_hub, save
     from prunus.graph import Coupling
-    from prunus.hub import from_hub, push_to_hub
     from prunus.lab.compare import compare
     from prunus.lab.job import finetune
     from prunus.lab.report import report
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from prunus.methods.sensitivity import sensitivity
     from prunus.plan import Plan
     from prunus.result import Loaded
-    from prunus.saving import load, save
     from prunus.target import Target
     from prunus.transfer import transfer_
 
@@ -78,14 +77,14 @@ _HOME = {
     "evaluate": "prunus.engine.loop",
     "export": "prunus.exporting",
     "finetune": "prunus.lab.job",
-    "from_hub": "prunus.hub",
+    "from_hub": "prunus.files",
     "inspect": "prunus.api",
-    "load": "prunus.saving",
+    "load": "prunus.files",
     "prune": "prunus.api",
-    "push_to_hub": "prunus.hub",
+    "push_to_hub": "prunus.files",
     "report": "prunus.lab.report",
     "run": "prunus.lab.run",
-    "save": "prunus.saving",
+    "save": "prunus.files",
     "sensitivity": "prunus.methods.sensitivity",
     "sweep": "prunus.lab.sweep",
     "trace": "prunus.api",

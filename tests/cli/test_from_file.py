@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prunus
+from prunus.files.file import content_of, write
 from prunus.lab import folder
 from prunus.models import build, resolve
-from prunus.savedfile import content_of, write
 
 Ask = Callable[..., Any]
 NET = ("resnet20", "--classes", "4", "--input", "3,8,8")

@@ -59,7 +59,7 @@ def write(
     folder: Path, model: nn.Module, plan: Plan | None, description: Description, results: Mapping[str, object]
 ) -> None:
     """Write the run into `folder`, which is there."""
-    from prunus.saving import write_network
+    from prunus.files.network import write_network
 
     (folder / _PLAN).unlink(missing_ok=True)
     if plan is not None:
@@ -108,17 +108,17 @@ def plan_in(path: Path) -> Plan | None:
 
     Raises PlanError for what should be a plan and is none.
     """
-    from prunus.savedfile import content_of
-    from prunus.saving import plan_of
+    from prunus.files.file import content_of
+    from prunus.files.network import plan_of
 
     return plan_of(content_of(path) or {})
 
 
 def _alone(path: Path) -> tuple[Description, Plan | None, Path]:
     """What a file says without its folder. It may name a network that Prunus knows, and no code that would be run."""
+    from prunus.files.file import read
+    from prunus.files.network import plan_of
     from prunus.models.userfile import is_file_name
-    from prunus.savedfile import read
-    from prunus.saving import plan_of
 
     saved = read(path)
     content, longest = saved.content, max((n for t in saved.tensors.values() for n in t.shape), default=1)
@@ -158,9 +158,9 @@ def build(description: Description) -> nn.Module:
 def rebuild(description: Description, plan: Plan | None, weights: Path | None) -> nn.Module:
     """The named network, cut as `plan` says, with the weights of the file; each where it is given."""
     from prunus.api import apply
+    from prunus.files.file import content_of
+    from prunus.files.file import read as checked
     from prunus.models import load_weights
-    from prunus.savedfile import content_of
-    from prunus.savedfile import read as checked
 
     model = build(description)
     if plan is not None:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .engine.checkpoint import digest, place
-from .errors import CheckpointError, StorageError
+from ..engine.checkpoint import digest, place
+from ..errors import CheckpointError, StorageError
 
 __all__ = ["Saved", "content_of", "read", "write"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import CheckpointError, ModelError
-from .savedfile import first_line
+from ..errors import CheckpointError, ModelError
+from .file import first_line
 
 __all__ = ["fill"]
 

@@ -70,7 +70,7 @@ def test_a_cut_network_is_no_dense_one(path: Path) -> None:
 
 
 def test_tied_weights_that_differ_are_refused(path: Path) -> None:
-    from prunus.savedfile import write
+    from prunus.files.file import write
 
     cut = small()
     state = dict(cut.model.state_dict()) | {"c.weight": cut.model.get_parameter("c.weight") + 1}
@@ -80,7 +80,7 @@ def test_tied_weights_that_differ_are_refused(path: Path) -> None:
 
 
 def test_numbers_of_another_kind_are_refused(path: Path) -> None:
-    from prunus.savedfile import write
+    from prunus.files.file import write
 
     cut = small()
     for name, value in (("on", torch.ones(5)), ("head.bias", torch.ones(5, dtype=torch.int32))):
@@ -94,7 +94,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 def test_names_with_line_breaks_are_told_in_one_line(path: Path) -> None:
-    from prunus.savedfile import write
+    from prunus.files.file import write
 
     cut = small()
     plan = cut.plan.to_json()

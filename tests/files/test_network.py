@@ -21,9 +21,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 import prunus
 from prunus.engine.config import Fit
 from prunus.errors import CheckpointError, InputError, ModelError, PlanError
+from prunus.files.file import content_of
 from prunus.methods import Held
 from prunus.models import build
-from prunus.savedfile import content_of
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_masks_come_back_to_the_entry(path: Path) -> None:
 
 def test_masks_that_fit_no_weight_are_refused(path: Path) -> None:
     thin = prunus.prune(seeded(), EXAMPLE, "weights=40%", "weights")
-    from prunus.savedfile import write
+    from prunus.files.file import write
 
     for masks in ({"nothing": "AA=="}, {"head.weight": "AA=="}, {"head.weight": "*"}, {"head.weight": 3}, [1]):
         write(path, thin.model.state_dict(), {"plan": thin.plan.to_json(), "masks": masks})

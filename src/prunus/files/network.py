@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .composed import differing
-from .errors import CheckpointError, InputError, ModelError, PlanError
+from ..composed import differing
+from ..errors import CheckpointError, InputError, ModelError, PlanError
+from ..plan import Plan
+from ..planfile import fingerprint_from
+from ..result import Loaded, Pruned
+from ..state import unwrapped
+from ..surgery import apply
+from ..surgery.cut import check_fingerprint
+from .file import Saved, first_line, read, write
 from .filled import fill
-from .plan import Plan
-from .planfile import fingerprint_from
-from .result import Loaded, Pruned
-from .savedfile import Saved, first_line, read, write
-from .state import unwrapped
-from .surgery import apply
-from .surgery.cut import check_fingerprint
 
 __all__ = ["load", "plan_of", "save", "write_network"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
-from .result import Pruned
+from ..plan import Plan
+from ..result import Pruned
 
 __all__ = ["Told", "card"]
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from .errors import CheckpointError, InputError, PrunusError, StorageError
-from .hubcard import Told, card
-from .plan import Plan
-from .result import Loaded, Pruned
-from .savedfile import Saved, first_line, read
-from .saving import load, plan_of, save
+from ..errors import CheckpointError, InputError, PrunusError, StorageError
+from ..plan import Plan
+from ..result import Loaded, Pruned
+from .card import Told, card
+from .file import Saved, first_line, read
+from .network import load, plan_of, save
 
 __all__ = ["FromHub", "Pushed", "from_hub", "push_to_hub"]
 

@@ -21,8 +21,8 @@ from saved import small as cut
 
 import prunus
 from prunus.errors import CheckpointError, InputError, PlanError, StorageError
-from prunus.hub import FromHub
-from prunus.hubcard import Told, card
+from prunus.files.card import Told, card
+from prunus.files.hub import FromHub
 
 
 @dataclass
