@@ -25,6 +25,13 @@ def together(options: dict[str, Any], processes: int = 2, check: bool = True) ->
     return ended([*launch, str(JOB), json.dumps(options)], check, 180)
 
 
+def together_at(script: Path, times: int) -> None:
+    """Two processes of a script, so many times, all of which must end well."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for _ in range(times):
+        ended([*launch, str(script)], True, 120)
+
+
 def ended(words: list[str], check: bool, timeout: float) -> subprocess.CompletedProcess[str]:
     """The program when it is over; where it should have worked and did not, with what it said."""
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)

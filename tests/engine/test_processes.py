@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.launch import ENVIRONMENT, JOB, alone, free_port, together
+from engine.launch import ENVIRONMENT, JOB, alone, free_port, together, together_at
 from safetensors.torch import load_file
 
 
@@ -72,3 +72,21 @@ def test_a_second_process_that_never_comes_ends_with_a_message() -> None:
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("prunus.errors.ProcessError: process 0 of 2 did not meet the others within 2 s")
+
+
+LAST = """
+import torch
+from prunus.engine.processes import join
+from prunus.engine.runtime import Runtime
+processes = join(Runtime(device="cpu"))
+held = torch.distributed.group.WORLD
+for _ in range(3):
+    processes.total(torch.ones(1000))
+"""
+
+
+def test_a_process_that_ends_right_after_a_sum_ends_well(tmp_path: Path) -> None:
+    """Without a pause at the end, about every second pair of these has a process that aborts when its work is done."""
+    script = tmp_path / "last.py"
+    script.write_text(LAST)
+    together_at(script, 2)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from methods.gated import EXAMPLE, Residual, batch
 from torch import nn
 
+from prunus.engine.processes import leave
 from prunus.methods import METHODS
 
 TRAINED = tuple(name for name, (method, _) in METHODS.items() if hasattr(method, "attach"))
@@ -49,7 +50,7 @@ def main(out: str) -> None:
     if rank == 0:
         torch.save(found, out)
     if world > 1:
-        torch.distributed.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

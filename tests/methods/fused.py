@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from methods.gated import EXAMPLE, Residual, batch
 from torch import nn
 
+from prunus.engine.processes import leave
 from prunus.methods import DCFF
 from prunus.methods.fusing import Fusing
 
@@ -45,7 +46,7 @@ def main(out: str) -> None:
         behind = {name: site.behind for name, site in h.sites.items()}
         torch.save({"behind": behind, "kept": [ids.tolist() for ids in h.kept]}, out)
     if world > 1:
-        torch.distributed.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunus.engine.processes import leave
 from prunus.methods import Gates
 from prunus.methods.gating import Gating
 from prunus.models.shortcut import Shortcut, centred
@@ -112,7 +113,7 @@ def main(out: str) -> None:
     if rank == 0:
         torch.save({"w": h.w.detach(), "head": model.head.weight.detach(), "widths": h.widths, "frozen": h.frozen}, out)
     if world > 1:
-        torch.distributed.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -260,6 +260,7 @@ SCRIPT = """
 import json, sys
 import torch
 from methods.test_held import EXAMPLE, batch, net, zeros
+from prunus.engine.processes import leave
 from prunus.methods import Weights
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
@@ -281,7 +282,7 @@ both = [torch.zeros_like(found) for _ in range(2)]
 torch.distributed.all_gather(both, found)
 if rank == 0:
     print(json.dumps([int(found.sum()), bool(torch.equal(*both))]))
-torch.distributed.destroy_process_group()
+leave()
 """
 
 

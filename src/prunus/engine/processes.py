@@ -7,7 +7,9 @@ group; torch's DistributedDataParallel averages the gradients.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -18,7 +20,10 @@ from torch import Tensor, nn
 from prunus.engine.runtime import Runtime
 from prunus.errors import InputError, ProcessError
 
-__all__ = ["One", "Several", "join"]
+__all__ = ["One", "Several", "join", "leave"]
+
+PAUSE = 0.05
+"""Seconds that the end of a process waits for the threads of its group."""
 
 
 class One:
@@ -107,7 +112,7 @@ def join(runtime: Runtime) -> One:
         ) from error
     if state.num_processes < 2:
         return One()
-    atexit.register(_leave)
+    atexit.register(leave)
     return Several(state.process_index, state.num_processes)
 
 
@@ -134,6 +139,13 @@ def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Leave the group at the end of a process, with no thread of it at work.
+
+    A thread that lets go of a tensor while Python ends wants the interpreter, is ended in the middle of that, and takes
+    the process with it by SIGABRT, its work long done.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # wrapped models in cycles hold the group, whose end is what joins its threads
         torch.distributed.destroy_process_group()
+        time.sleep(PAUSE)  # without the interpreter, for those whose group something holds still
