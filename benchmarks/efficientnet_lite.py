@@ -10,7 +10,9 @@ file, and is not done again. Seeds are the outer loop. Preprocessing is that of 
 sample right (the page says how much), as if it had been trained on some of it: agreement is the figure to read.
 
 `lamp` is the default because it agreed best of five ways to choose channels (magnitude in global and in local scope,
-slimming, lamp, hrank) on 96 of the images at macs=90%, with statistics repaired; it needs no data itself.
+slimming, lamp, hrank) on 96 of the images at macs=90%, with statistics repaired; it needs no data itself. Repairs stand
+alone in the default rows, also after looking: with `magnitude`, seed 0 and 144 of the images, `reconstruct` alone agreed
+more often than with `statistics` after it.
 """
 
 from __future__ import annotations
