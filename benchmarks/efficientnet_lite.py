@@ -11,7 +11,7 @@ sample right (the page says how much), as if it had been trained on some of it: 
 
 `lamp` is the default because it agreed best of five ways to choose channels (magnitude in global and in local scope,
 slimming, lamp, hrank) on 96 of the images at macs=90%, with statistics repaired; it needs no data itself. Repairs stand
-alone in the default rows, also after looking: with `magnitude`, seed 0 and 144 of the images, `reconstruct` alone agreed
+alone in the default rows, also after looking: with `magnitude`, seed 0 and 144 images, `reconstruct` alone agrees
 more often than with `statistics` after it.
 """
 
