@@ -93,7 +93,7 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
     model = torchvision.models.get_model(short, **options)
     for part in (model, getattr(model, "roi_heads", None)):
         if hasattr(part, "score_thresh"):
-            part.score_thresh = 0.0  # random weights are sure of no box, and without boxes there is nothing to compare
+            part.score_thresh = 1e-3  # random weights are sure of no box; scores of 0 are ties, and of no order
     if kind == "detection" and not short.startswith("ssd"):  # those of one size stay at it
         model.transform.min_size, model.transform.max_size = (160,), 320
     if kind == "video":
