@@ -162,7 +162,7 @@ class Target:
                 continue
             amount = value.value if isinstance(value, Seconds) else value
             if amount > whole:
-                has = Seconds(whole) if isinstance(value, Seconds) else f"{whole:,}".replace(",", " ")
+                has = Seconds(float(f"{whole:.3g}")) if isinstance(value, Seconds) else f"{whole:,}".replace(",", " ")
                 raise TargetError(f"{kind}={_text(value)} is above 100 %: the dense model has {has}")
             result[kind] = amount
         return result
