@@ -6,15 +6,15 @@
 
 Both tools get the same weights, the same fine-tuning and the same seeds. Torch-Pruning has no MACs target: it is
 stepped until at or under the target. Prunus is then asked for the MACs where Torch-Pruning landed, so it is never the
-larger one. Every finished run is a line of the results file; what the file has is not run again. Seeds are the outer
-loop.
+larger one. In the random row Prunus ranks channels by the order in which Torch-Pruning happened to remove them: the row
+compares everything but the luck of the draw, which is worth a point. Every finished run is a line of the results file;
+what the file has is not run again, unless Prunus keeps other channels now. Seeds are the outer loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import json
 import os
 import platform
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from paired import TOOLS, Record, alike, append, between_markers, conditions, read, table
 from torch import Tensor, nn
-from torch_pruning_cut import differs, step_to
+from torch_pruning_cut import Stepped, differs, removed_at, step_to
 
 import prunus
 from prunus.engine.config import Augment, Fit
@@ -39,6 +39,7 @@ from prunus.engine.runtime import Runtime
 from prunus.engine.split import Split
 from prunus.errors import InputError, PrunusError
 from prunus.methods import method_of
+from prunus.methods.score import Floats, Method, Search
 from prunus.models import load_weights, resolve
 
 HERE = Path(__file__).resolve().parent
@@ -99,6 +100,26 @@ class Job:
         made = {"model": self.model, "weights": digest, "target": self.target, "limit": self.limit, "finetuning": fine}
         found: dict[str, Any] = json.loads(json.dumps(made))
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A network without its fine-tuning: what a record of it must say to be one, and what it says beside."""
+
+    model: nn.Module
+    key: dict[str, Any]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A ranking that was drawn elsewhere."""
+
+    scores: tuple[Floats, ...]
+    scope: str | None = None
+
+    def score(self, model: nn.Module, coupling: prunus.Coupling, *, seed: int = 0) -> tuple[Floats, ...]:
+        return self.scores
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,16 +204,20 @@ def run(options: argparse.Namespace) -> None:
             for tool in TOOLS:
                 key = {"tool": tool, "row": row.name, "seed": seed, "settings": settings, "method": method(tool, row)}
                 records = read(options.results)
+                theirs_now = tool == TOOLS[0]
+                if theirs_now and any(alike(record, key) for record in records):
+                    continue
+                start = time.perf_counter()
+                made = (
+                    theirs(job, row, seed) if theirs_now else ours(job, row, seed, beside(records, row, seed, settings))
+                )
+                seconds = round(time.perf_counter() - start, 1)
+                key |= made.key
                 if any(alike(record, key) for record in records):
                     continue
                 if not job.dense_accuracy:
                     job = replace(job, dense_accuracy=job.top1(job.build()))
-                limit = int(job.target * dense)
-                if tool == "prunus":
-                    limit = landed(records, row, seed, settings)
-                record = {**key, **one(job, tool, row, seed, limit), "dense_macs": dense}
-                if tool == "prunus" and not limit - NEAR * dense <= record["macs"] <= limit:
-                    raise PrunusError(f"{row.name}: Prunus has {record['macs']:,} MACs, Torch-Pruning {limit:,}")
+                record = {**key, **measured(job, made, seed, seconds), "dense_macs": dense}
                 append(options.results, record)
                 accuracy = record["accuracy"]
                 print(
@@ -203,38 +228,73 @@ def run(options: argparse.Namespace) -> None:
 
 
 def method(tool: str, row: Row) -> str:
-    """The definition of the scores, so that a result made with another definition is not taken for this one's."""
-    if tool == "prunus":
-        chosen = method_of(row.method)
-        source = inspect.getsource(sys.modules[type(chosen).__module__])
-        return f"{chosen!r} {hashlib.sha256(source.encode()).hexdigest()[:8]}"
-    return "RandomImportance()" if row.method == "random" else "GroupMagnitudeImportance(p=2)"
+    """What ranks the channels, in the tool's own words."""
+    if tool == TOOLS[0]:
+        return "RandomImportance()" if row.method == "random" else "GroupMagnitudeImportance(p=2)"
+    return "as Torch-Pruning drew them" if row.method == "random" else repr(method_of(row.method))
 
 
-def landed(records: Sequence[Record], row: Row, seed: int, settings: dict[str, Any]) -> int:
-    """The MACs of Torch-Pruning's network of this row and seed."""
-    key = {"tool": "torch-pruning", "row": row.name, "seed": seed, "settings": settings}
-    return int(next(record["macs"] for record in reversed(records) if alike(record, key)))
+def beside(records: Sequence[Record], row: Row, seed: int, settings: dict[str, Any]) -> Record:
+    """The record of Torch-Pruning's network of this row and seed."""
+    key = {"tool": TOOLS[0], "row": row.name, "seed": seed, "settings": settings}
+    return next(record for record in reversed(records) if alike(record, key))
 
 
-def one(job: Job, tool: str, row: Row, seed: int, limit: int) -> dict[str, Any]:
-    """Cut, measure, fine-tune, measure."""
-    start = time.perf_counter()
-    small, facts = (ours if tool == "prunus" else theirs)(job, row, seed, limit)
-    cut_seconds = time.perf_counter() - start
-    now = prunus.cost(small, job.example())
-    cut = job.top1(small)
-    torch.compiler.reset()  # torch compiles a class for eight networks of other widths, and then no more
+def theirs(job: Job, row: Row, seed: int) -> Cut:
+    stepped, example = step(job, row, seed), job.example()
+    return Cut(stepped.model, {}, {"steps": stepped.steps, "differs": differs(job.build, example, stepped)})
+
+
+def step(job: Job, row: Row, seed: int) -> Stepped:
+    net, example = job.build(), job.example()
+    limit = int(job.target * prunus.cost(net, example).macs)
+    random = row.method == "random"
+    return step_to(net, example, limit, random=random, scope=row.scope, classes=job.data.classes, seed=seed)
+
+
+def ours(job: Job, row: Row, seed: int, other: Record) -> Cut:
+    """Cut to the MACs of Torch-Pruning's network. Raises PrunusError where the result is further away than NEAR."""
+    net, example, limit = job.build(), job.example(), int(other["macs"])
+    ranking: Method | Search = method_of(row.method)
+    stepped = None
+    if row.method == "random":
+        stepped = step(job, row, seed)
+        ranking = Drawn(tuple(removed_at(prunus.trace(net, example), stepped)))
+    pruned = prunus.prune(net, example, prunus.Target(macs=limit, scope=row.scope), ranking, seed=seed)
+    if not limit - NEAR * pruned.before.macs <= pruned.after.macs <= limit:
+        raise PrunusError(f"{row.name}: Prunus has {pruned.after.macs:,} MACs, Torch-Pruning {limit:,}")
+    kept = hashlib.sha256(json.dumps(pruned.plan.kept).encode()).hexdigest()[:12]
+    facts: dict[str, Any] = {"proof": pruned.proof is not None and pruned.proof.holds}
+    if stepped is not None and same(pruned.model, stepped.model):
+        facts["finetuned_as"] = other["accuracy"]["finetuned"]
+    return Cut(pruned.model, {"kept": kept}, facts)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two networks have the same tensors, to the bit."""
+    one, other = a.state_dict(), b.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def measured(job: Job, made: Cut, seed: int, cut_seconds: float) -> dict[str, Any]:
+    """Measure, fine-tune, measure. What Torch-Pruning's record says already of the same network is not trained again:
+    one seed on the same tensors gives the same result."""
+    now, cut, facts = prunus.cost(made.model, job.example()), job.top1(made.model), dict(made.facts)
     runtime = Runtime(job.device, "bf16", channels_last=True, compile=job.compile, seed=seed)
-    history = fit(small, job.data, job.after, runtime=runtime, progress=False)
+    seconds, finetuned = 0.0, facts.pop("finetuned_as", None)
+    if trained := finetuned is None:
+        torch.compiler.reset()  # torch compiles a class for eight networks of other widths, and then no more
+        seconds = fit(made.model, job.data, job.after, runtime=runtime, progress=False).seconds
+        finetuned = job.top1(made.model)
     return {
         "macs": now.macs,
         "params": now.params,
-        "widths": [m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d)],
+        "widths": [m.out_channels for m in made.model.modules() if isinstance(m, nn.Conv2d)],
         **facts,
         "dense_accuracy": job.dense_accuracy,
-        "accuracy": {"cut": cut, "finetuned": job.top1(small)},
-        "seconds": {"cut": round(cut_seconds, 1), "finetuning": round(history.seconds, 1)},
+        "accuracy": {"cut": cut, "finetuned": finetuned},
+        "trained": trained,
+        "seconds": {"cut": cut_seconds, "finetuning": round(seconds, 1)},
         "versions": {
             "Prunus": prunus.__version__,
             "Torch-Pruning": version("torch-pruning"),
@@ -243,18 +303,6 @@ def one(job: Job, tool: str, row: Row, seed: int, limit: int) -> dict[str, Any]:
         },
         "hardware": hardware(runtime),
     }
-
-
-def ours(job: Job, row: Row, seed: int, limit: int) -> tuple[nn.Module, dict[str, Any]]:
-    target = prunus.Target(macs=limit, scope=row.scope)
-    pruned = prunus.prune(job.build(), job.example(), target, method_of(row.method), seed=seed)
-    return pruned.model, {"proof": pruned.proof is not None and pruned.proof.holds}
-
-
-def theirs(job: Job, row: Row, seed: int, limit: int) -> tuple[nn.Module, dict[str, Any]]:
-    random, example = row.method == "random", job.example()
-    stepped = step_to(job.build(), example, limit, random=random, scope=row.scope, classes=job.data.classes, seed=seed)
-    return stepped.model, {"steps": stepped.steps, "differs": differs(job.build, example, stepped)}
 
 
 def hardware(runtime: Runtime) -> str:

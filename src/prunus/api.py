@@ -86,7 +86,8 @@ def prune(
     """
     dense, drop, chosen = the_model(model), names(drop), method_of(method)
     goal = the_target(target, rates, widths, drop, chosen, timed=True)
-    many, given, repairs = Steps.of(steps), Given(data, loss, evaluate, example), repairs_of(repair)
+    many, repairs = Steps.of(steps), repairs_of(repair)
+    given = Given(data, loss, evaluate, example).ranked(chosen, goal)
     check_repairs(repairs, data)
     check_timed(chosen, goal, many.count)
     check_way(chosen, goal, drop, many.count, between)

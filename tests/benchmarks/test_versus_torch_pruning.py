@@ -61,6 +61,19 @@ def test_only_what_is_between_the_markers_changes() -> None:
         between_markers(page, "y", "new")
 
 
+def trained_again(shared: list[str]) -> dict[str, float]:
+    """Prunus's network of the random row, fine-tuned although Torch-Pruning's is the same."""
+    from paired import read
+    from versus_torch_pruning import ROWS, Cut, beside, job_of, measured, ours, parser
+
+    options = parser().parse_args(shared)
+    job = job_of(options)
+    made = ours(job, ROWS[2], 0, beside(read(options.results), ROWS[2], 0, job.settings()))
+    assert made.facts.pop("finetuned_as") is not None
+    found: dict[str, float] = measured(job, Cut(made.model, {}, made.facts), 0, 0.0)["accuracy"]
+    return found
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_both_tools_run_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch_pruning", reason="needs torch-pruning (benchmarks/requirements.txt)")
@@ -77,11 +90,17 @@ def test_both_tools_run_and_a_second_start_runs_nothing(tmp_path: Path, capsys: 
     shared += ["--epochs", "1", "--seeds", "0", "--results", str(tmp_path / "r.jsonl"), "--page", str(page)]
     shared += ["--rows", "l2:global,random:local", "--device", "cpu", "--no-compile"]
     assert main(shared) == 0
-    theirs, ours = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()[:2])
+    theirs, ours, drawn, taken = map(json.loads, (tmp_path / "r.jsonl").read_text().splitlines())
     assert (theirs["tool"], ours["tool"]) == ("torch-pruning", "prunus")
     assert ours["macs"] <= theirs["macs"] <= 0.5 * theirs["dense_macs"]
     assert theirs["macs"] - ours["macs"] < 0.005 * theirs["dense_macs"]
     assert theirs["differs"] < 1e-5 and ours["proof"]
+    assert (drawn["widths"], drawn["accuracy"]) == (taken["widths"], taken["accuracy"]) and taken["macs"] < taken[
+        "dense_macs"
+    ]
+    assert (ours["trained"], drawn["trained"], taken["trained"]) == (True, True, False)
+    again = trained_again(shared)
+    assert again == taken["accuracy"]
     assert str(tmp_path) not in (tmp_path / "r.jsonl").read_text()
     capsys.readouterr()
     assert main([*shared, "--report"]) == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +67,45 @@ def test_magnitude(
     for found, want, mean in zip(scaled, (both, np.array(inner) / np.mean(inner)), (2.0, 1.0), strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-15)
         assert found.dtype == np.float64 and found.mean() == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_magnitude_counts_the_whole_group_where_each_group_has_its_own_ranking(
+    summed: tuple[nn.Module, prunus.Coupling], p: int
+) -> None:
+    """The filters, the scales of norms and the weights that read it, as they are; no biases, no statistics."""
+    model, coupling = summed
+    local = Magnitude(p=p).score(model, coupling, scope="local")
+    a, b, c, head = (model.get_submodule(n).weight.detach().double().abs() ** p for n in ("a", "b", "c", "head"))
+    scales = [model.get_submodule(n).weight.detach().double().abs() ** p for n in ("na", "nb")]
+    stream = a.flatten(1).sum(1) + b.flatten(1).sum(1) + sum(scales) + c.movedim(1, 0).flatten(1).sum(1)
+    inner = c.flatten(1).sum(1) + head.movedim(1, 0).flatten(1).sum(1)
+    for found, want in zip(local, (stream, inner), strict=True):
+        np.testing.assert_allclose(found, want.numpy(), rtol=1e-15)
+    alike = Magnitude(p=p, members="group", normalise=False).score(model, coupling)
+    for found, want in zip(local, alike, strict=True):
+        np.testing.assert_array_equal(found, want)
+    with pytest.raises(InputError, match="members='all' is neither 'producers' nor 'group'"):
+        Magnitude(members="all")
+
+
+def test_the_scope_of_the_target_reaches_the_scores(summed: tuple[nn.Module, prunus.Coupling]) -> None:
+    """Given widths rank each group by itself, as the local scope does; a method may demand a scope."""
+    heard = []
+
+    @dataclass
+    class Hears:
+        scope: str | None = None
+        needs = frozenset({"scope"})
+
+        def score(self, model: nn.Module, coupling: prunus.Coupling, *, scope: str, seed: int = 0) -> Any:
+            heard.append(scope)
+            return [np.arange(float(g.width)) for g in coupling.groups]
+
+    for asked in ({"target": "params=80%"}, {"target": "params=80%,scope=local"}, {"widths": {"a": 2}}):
+        prunus.prune(summed[0], EXAMPLE, method=Hears(), check=False, **asked)
+    prunus.prune(summed[0], EXAMPLE, "params=80%", Hears("local"), check=False)
+    assert heard == ["global", "local", "local", "local"]
 
 
 def test_magnitude_ranks_do_not_depend_on_the_scale_of_a_layer(summed: tuple[nn.Module, prunus.Coupling]) -> None:

@@ -27,7 +27,7 @@ from .weights import Weights
 
 METHODS: Mapping[str, tuple[Method | Search, str]] = MappingProxyType(
     {
-        "magnitude": (Magnitude(), "L2 norm of the filters that make a channel"),
+        "magnitude": (Magnitude(), "L2 norm of the weights of a channel"),
         "l1": (Magnitude(p=1), "magnitude with the L1 norm"),
         "l2": (Magnitude(p=2), "magnitude with the L2 norm"),
         "lamp": (Lamp(), "share of a channel in the filter norms of its group that are not smaller"),

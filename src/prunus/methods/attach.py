@@ -28,7 +28,7 @@ from ..graph.trace import nothing
 from ..result import Pruned
 from ..target import Target
 from .blocks import with_blocks
-from .score import Method, scores_of, tensors_of
+from .score import Given, Method, scores_of, tensors_of
 
 __all__ = ["Attached"]
 
@@ -95,7 +95,7 @@ class Attached:
             raise TargetError("no target; give finish(target='macs=50%'), or attach with one")
         place = next(self.model.parameters()).device
         example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
-        scores = scores_of(self.method, self.model, self.coupling, self.seed)
+        scores = scores_of(self.method, self.model, self.coupling, self.seed, Given().ranked(self.method, goal))
         drop = with_blocks(self.method, self.model, self.coupling, goal, (), self.seed)
         kept, notes = within(self.coupling, scores, goal, drop, scope=self.method.scope)
         return cut(self.model, example, self.coupling, kept, drop=drop, check=check, goal=goal, notes=notes)

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,13 +29,14 @@ class Method(Protocol):
     """Ranks the channels of every group of a traced model: `score(model, coupling, *, seed=0)` gives for each group its
     scores, float64 (width,).
 
-    A method that wants more than weights says so in `needs`, a class attribute with some of "data", "loss", "evaluate"
-    and "example"; its `score` then has keyword parameters of these names:
+    A method that wants more than weights says so in `needs`, a class attribute with some of "data", "loss", "evaluate",
+    "example" and "scope"; its `score` then has keyword parameters of these names:
 
     data      batches as the user's iterable gives them, on the model's device; may be iterated again
     loss      `loss(model, batch)`, a scalar tensor; cross-entropy where the user gave none and batches are (x, y)
     evaluate  `evaluate(model)`, a float, higher is better
     example   the example that the model was traced with
+    scope     "global" where the scores of all groups compete in one ranking, "local" where each group has its own
     """
 
     @property
@@ -67,6 +68,12 @@ class Given:
     loss: Loss | None = None
     evaluate: Callable[[nn.Module], float] | None = None
     example: Any = None
+    scope: str = "global"
+
+    def ranked(self, method: Any, goal: Target | None) -> Given:
+        """With the scope in which the method's scores compete for this goal; without one, widths are given."""
+        wanted = "local" if goal is None else goal.scope
+        return replace(self, scope=getattr(method, "scope", None) or wanted)
 
 
 NEEDS: Mapping[str, str] = {
@@ -74,6 +81,7 @@ NEEDS: Mapping[str, str] = {
     "loss": "a function of the model and a batch that returns a scalar tensor",
     "evaluate": "a function of the model that returns a number, the higher the better",
     "example": "an input that the model accepts",
+    "scope": "the scope of the ranking",
 }
 
 
@@ -127,6 +135,7 @@ def supplied(method: Any, model: nn.Module, seed: int, given: Given) -> Iterator
         "loss": given.loss or cross_entropy,
         "evaluate": given.evaluate,
         "example": given.example,
+        "scope": given.scope,
     }
     with as_found(model):
         torch.manual_seed(seed)

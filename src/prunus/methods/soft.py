@@ -24,7 +24,7 @@ from ..select import Costs, Ints
 from ..target import Target
 from .attach import Attached
 from .lasso import AFFINE, FILTERS, first_role
-from .score import scores_of
+from .score import Given, scores_of
 
 __all__ = ["Soft"]
 
@@ -62,7 +62,8 @@ class Soft(Attached):
         assert self.target is not None
         self.epoch = e
         self._put_back()
-        scores = scores_of(self.method, self.model, self.coupling, self.seed)
+        given = Given().ranked(self.method, self.target)
+        scores = scores_of(self.method, self.model, self.coupling, self.seed, given)
         kept, _ = within(self.coupling, scores, self.target, scope=self.method.scope)
         self.kept = tuple(kept)
         self.masks = self._masks()
