@@ -124,7 +124,7 @@ def row(kind: str, name: str) -> dict[str, Any]:
     from prunus.testing import check_model, lively
 
     model, example = build(kind, name)
-    lively(model)
+    lively(model, example=example if kind == "detection" else None)
     found: dict[str, Any] = {"kind": kind, "model": name, "parameters": sum(p.numel() for p in model.parameters())}
     with torch.no_grad():
         found["forward"] = timed(lambda: model.eval()(*(example if isinstance(example, tuple) else (example,))))
@@ -209,7 +209,8 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield (
         f"`python benchmarks/coverage.py`; torch {torch.__version__}, torchvision {torchvision.__version__}, timm "
         f"{timm.__version__}, Python {platform.python_version()}, CPU, {os.cpu_count()} cores (shared); seed 0, random "
-        "weights, norms drawn anew, macs=50%, magnitude scores and three random plans; images of "
+        "weights, norms drawn anew (of detectors around the example's activations), macs=50%, magnitude scores and "
+        "three random plans; images of "
         f"{SIDE} pixels where a torchvision model takes any size (detectors 160, video from 112), the usual for timm."
     )
     yield ""

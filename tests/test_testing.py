@@ -33,6 +33,31 @@ def test_norms_come_alive_and_alike_for_a_seed() -> None:
     assert all(same) and not all(torch.equal(x, y) for x, y in zip(a.buffers(), c.buffers(), strict=True))
 
 
+def test_with_an_example_statistics_follow_its_activations() -> None:
+    """A network whose weights let the signal die says different things of different places again, and modes stay."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first: torch.Tensor = self.norm(0.05 * self.conv(x))
+            return first + self.norm(first)  # the first call counts
+
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = Twice().train()
+    dead, alive = lively(copy.deepcopy(model)), lively(copy.deepcopy(model), example=x)
+    assert alive.training and alive.norm.training
+    made = alive.conv(x) * 0.05
+    mean, spread = made.mean(dim=(0, 2, 3)), made.var(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(alive.norm.running_var, dead.norm.running_var * spread)
+    torch.testing.assert_close(alive.norm.running_mean, mean + dead.norm.running_mean * spread.sqrt())
+    says = {net: net.eval().norm(net.conv(x) * 0.05).std(dim=(0, 2, 3)).mean() for net in (dead, alive)}
+    assert says[alive] > 0.5 > 10 * says[dead]
+
+
 def broken(monkeypatch: pytest.MonkeyPatch, change: Any) -> str:
     honest = prunus.prune
 

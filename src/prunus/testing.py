@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -93,9 +93,13 @@ def check_model(
     return Checked(first, seconds)
 
 
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+def lively(model: nn.Module, seed: int = 0, example: Any = None) -> nn.Module:
     """Draw scales, shifts and running statistics of all norms anew, in place: with those of a fresh model (ones and
-    zeros) many a wrong cut would pass. Returns the model."""
+    zeros) many a wrong cut would pass. Returns the model.
+
+    With an example the statistics are those of its activations, off by what is drawn. Otherwise a deep network of
+    random weights may say nearly the same of every input, and a detector the same of every box.
+    """
     draw = torch.Generator().manual_seed(seed)
 
     def uniform(tensor: Tensor, low: float, high: float) -> None:
@@ -111,7 +115,36 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
                     low, high = (-0.3, 0.3) if name == "bias" else (0.5, 1.5)
                     if parameter.is_floating_point():
                         uniform(parameter, low, high)
+    if example is not None:
+        _follow(model, example)
     return model
+
+
+def _follow(model: nn.Module, example: Any) -> None:
+    """Move and stretch running statistics, as they are, to the activations of one forward in eval mode."""
+    norms = {m for m in model.modules() if isinstance(getattr(m, "running_mean", None), Tensor)}
+
+    def fit(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if norm not in norms:  # of several calls the first counts
+            return
+        norms.remove(norm)
+        mean, var = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+        rows = inputs[0].detach().movedim(1, 0).flatten(1)
+        spread = rows.var(dim=1, correction=0).to(var)
+        spread = torch.where(spread > 0, spread, 1.0)
+        mean.copy_(rows.mean(dim=1).to(mean) + mean * spread.sqrt())
+        var.mul_(spread)
+
+    handles = [norm.register_forward_pre_hook(fit) for norm in norms]
+    was = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            call_model(model.eval(), fresh(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in was.items():
+            module.training = training
 
 
 def _over(found: Pruned, target: str | Target) -> list[str]:
