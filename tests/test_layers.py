@@ -16,7 +16,7 @@ _GRAPH = _WORDS | {"graph", "models", "state", "outline"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
-_ALL = _CORE | {"files", "api", "transfer", "lab", "userfile", "exporting"}
+_ALL = _CORE | {"files", "api", "transfer", "lab", "progress", "userfile", "exporting"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
@@ -25,8 +25,9 @@ ALLOWED = {
     "composed": _GRAPH | {"plan"},
     "planfile": _GRAPH | {"plan"},
     "userfile": _BASE,
+    "progress": set[str](),
     "models": _BASE | {"userfile"},
-    "engine": _BASE | {"userfile"},
+    "engine": _BASE | {"progress", "userfile"},
     "state": _BASE,
     "outline": _STATE | {"models"},
     "costs": _STATE | {"models"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
     "timing": _BASE,
-    "latency": _CUT | {"cutting", "exporting"},
+    "latency": _CUT | {"cutting", "exporting", "progress"},
     "cutting": _CUT | {"asked", "result", "widths"},
     "narrowing": _CUT | {"methods"},
     "stepwise": _CORE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_what_was_timed_before_an_interruption_is_kept() -> None:
     with pytest.raises(KeyboardInterrupt):
         timed(Stopped(), WANTED)
     assert timed(Computed(), WANTED).fresh == 1
+
+
+def test_a_terminal_shows_how_many_layers_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screens = [Terminal(), Terminal()]
+    for screen in screens:
+        monkeypatch.setattr("sys.stderr", screen)
+        timed(Computed(), WANTED)
+    assert "timing layers on" in screens[0].getvalue() and f"{sum(map(len, WANTED.values()))}" in screens[0].getvalue()
+    assert screens[1].getvalue() == ""  # all of it was there
 
 
 def test_a_folder_that_cannot_be_written_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

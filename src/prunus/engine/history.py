@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from prunus.engine.task import Metrics
+from prunus.progress import Bar, bar
 
 __all__ = ["Epoch", "History", "Silent", "showing"]
 
@@ -84,25 +84,18 @@ class Silent:
 
 
 class _Terminal(Silent):
-    def __init__(self, bar: Any, task: Any) -> None:
-        self.bar, self.task = bar, task
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
 
     def step(self) -> None:
-        self.bar.advance(self.task)
+        self.bar.advance()
 
     def epoch(self, done: Epoch, epochs: int) -> None:
-        self.bar.console.print(f"epoch {done.epoch}/{epochs}  {done}", highlight=False)
+        self.bar.line(f"epoch {done.epoch}/{epochs}  {done}")
 
 
 @contextmanager
 def showing(what: str, wanted: bool, steps: int | None, done: int = 0) -> Iterator[Silent]:
     """A bar of `steps`, of which so many are done, on stderr where that is a terminal and it is wanted."""
-    if not (wanted and sys.stderr.isatty()):
-        yield Silent()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield _Terminal(bar, bar.add_task(what, total=steps, completed=done))
+    with bar(what, steps, done, wanted=wanted) as shown:
+        yield _Terminal(shown)

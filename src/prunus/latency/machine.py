@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError, UnknownName
+from ..progress import bar
 from . import cache
 from .measure import hardware, versions
 from .onelayer import FILES, one_layer, one_pass
@@ -167,17 +168,18 @@ def timed(source: Source, wanted: Mapping[Setting, list[Point]]) -> Timed:
     known, note = cache.read(path, conditions)
     notes = [] if note is None else [note]
     fresh = 0
+    missing = [(s, i, o) for s, points in wanted.items() for i, o in points if f"{i},{o}" not in known.get(str(s), {})]
     try:
         for name, entries in ((CALLING, 1), (PASSING, ENTRIES)):
             if "" not in known.setdefault(name, {}):
                 known[name][""] = source.relu(entries)
                 fresh += 1
-        for setting, points in wanted.items():
-            times = known.setdefault(str(setting), {})
-            for inner, outer in points:
-                if f"{inner},{outer}" not in times:
-                    times[f"{inner},{outer}"] = source.layer(setting, inner, outer)
-                    fresh += 1
+        with bar(f"timing layers on {source.runtime}", len(missing), wanted=bool(missing)) as shown:
+            for setting, inner, outer in missing:
+                seconds = source.layer(setting, inner, outer)
+                known.setdefault(str(setting), {})[f"{inner},{outer}"] = seconds
+                fresh += 1
+                shown.advance()
     finally:
         if fresh and (note := cache.write(path, conditions, known)) is not None:
             notes.append(note)
