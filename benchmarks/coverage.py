@@ -16,15 +16,14 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS, PAGE = HERE / "results" / "coverage.jsonl", HERE.parent / "docs" / "coverage.md"
+from options import add_results, parser_of
+from records import Record, append, made_apart, read
+
 KINDS = ("classification", "segmentation", "detection", "video")
 LIMIT = 900
 """Seconds that one model may take."""
@@ -175,30 +174,16 @@ def timed(call: Any) -> float:
 def run(options: argparse.Namespace) -> None:
     """Every model that the results file lacks."""
     done = {found["model"] for found in read(options.results)}
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     for kind, name in names(options.kind):
         if options.only not in name or name in done:
             continue
-        words = [sys.executable, str(Path(__file__).resolve()), "--one", kind, name]
-        try:
-            made = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
-            lines = made.stdout.strip().splitlines()
-            found = json.loads(lines[-1]) if made.returncode == 0 and lines else None
-            why = (made.stderr.strip().splitlines() or ["no output"])[-1][:300]
-        except subprocess.TimeoutExpired:
-            found, why = None, f"more than {LIMIT} s"
+        found, why = made_apart(__file__, ["--one", kind, name], LIMIT)
         found = found or {"kind": kind, "model": name, "status": "failed", "why": why}
-        with options.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+        append(options.results, found)
         print(f"{found['model']}: {found['status']} {found.get('why', '')}", flush=True)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
-def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def page(rows: Sequence[Record]) -> Iterator[str]:
     """docs/coverage.md."""
     import timm
     import torch
@@ -238,7 +223,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             yield line(r)
 
 
-def line(r: dict[str, Any]) -> str:
+def line(r: Record) -> str:
     """One row of a table."""
     name = r["model"].partition("/")[2]
     if r["status"] != "pruned":
@@ -250,12 +235,10 @@ def line(r: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page; 0."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--only", default="", help="models whose name contains this")
     made.add_argument("--kind", default="", help=f"of {', '.join((*KINDS, 'timm'))}")
-    made.add_argument("--results", type=Path, default=RESULTS)
-    made.add_argument("--page", type=Path, default=PAGE)
-    made.add_argument("--report", action="store_true", help="run nothing")
+    add_results(made, __file__, "coverage.md")
     made.add_argument("--one", nargs=2, metavar=("KIND", "NAME"), help=argparse.SUPPRESS)
     options = made.parse_args(argv)
     if options.one:

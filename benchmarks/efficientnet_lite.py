@@ -18,31 +18,28 @@ more often than with `statistics` after it.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read
+from options import SHARED, add_results, add_threads, carried_out, names, parser_of, targets, whole
+from pages import made_on, publish, section, seeds_of, spread
+from records import Record, append, as_json, digest, known, wanted
 from torch import Tensor, nn
 
 import prunus
 from prunus.engine.augment import normalise
 from prunus.engine.data import load
 from prunus.engine.split import Split
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
+from prunus.latency.measure import hardware
 from prunus.models import load_weights
 from prunus.repair import repairs_of
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "efficientnet_lite"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 NONE = "none"
 COUNTS = ("macs", "dense_macs", "params", "dense_params")
@@ -58,7 +55,7 @@ def network() -> tuple[nn.Module, str]:
     net: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     load_weights(net, file)
-    return net.eval(), hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return net.eval(), digest(file)
 
 
 Build = Callable[[], tuple[nn.Module, str]]
@@ -66,46 +63,26 @@ Build = Callable[[], tuple[nn.Module, str]]
 
 def main(argv: Sequence[str] | None = None, build: Build = network) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            run(options, build)
-        report(options)
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(parser().parse_args(argv), lambda options: run(options, build), report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--data", default=str(HERE.parent.parent / "shared/data/imagenet-sample"))
+    add("--data", default=str(SHARED / "data" / "imagenet-sample"))
     add("--resize", type=pair, default=(256, 224), help="R,S: shorter side, then the centre (default 256,224)")
-    add("--targets", type=words, default=("macs=90%", "macs=80%", "macs=70%"), help="macs=90%%,macs=80%%,macs=70%%")
+    add("--targets", type=names, default=("macs=90%", "macs=80%", "macs=70%"), help="macs=90%%,macs=80%%,macs=70%%")
     add("--method", default="lamp", help="which channels go; the same ones in every row of a target")
-    add(
-        "--repairs",
-        type=lambda text: tuple(text.split(";")),
-        default=(NONE, "fold", "statistics", "reconstruct"),
-        help="rows, such as 'none;fold;reconstruct,statistics'",
-    )
+    rows = (NONE, "fold", "statistics", "reconstruct")
+    add("--repairs", type=targets, default=rows, help="rows, such as 'none;fold;reconstruct,statistics'")
     add("--calibrate", type=int, default=256, help="images for the repairs; the others are measured")
-    add("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1, 2), help="0,1,2")
+    add("--seeds", type=whole, default=(0, 1, 2), help="0,1,2")
     add("--limit", type=int, default=0, help="use only so many images (a smoke test)")
     add("--batch-size", type=int, default=8)
     add("--device", default="cpu")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "efficientnet_lite.jsonl")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_threads(made)
+    add_results(made, __file__)
     return made
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
 
 
 def pair(text: str) -> tuple[int, int]:
@@ -115,10 +92,8 @@ def pair(text: str) -> tuple[int, int]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on beside target, repair and seed, as JSON gives it back."""
-    names = ("resize", "method", "calibrate", "limit", "batch_size")
-    made = {name: getattr(options, name) for name in names} | {"data": Path(options.data).name}
-    found: dict[str, Any] = json.loads(json.dumps(made))
-    return found
+    kept = ("resize", "method", "calibrate", "limit", "batch_size")
+    return as_json({name: getattr(options, name) for name in kept} | {"data": Path(options.data).name})
 
 
 def images_of(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -135,18 +110,18 @@ def images_of(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def run(options: argparse.Namespace, build: Build) -> None:
     """Every (seed, target, repair) that the results file lacks."""
     for row in options.repairs:
-        repairs_of(() if row == NONE else words(row))  # refused before any work
+        repairs_of(() if row == NONE else names(row))  # refused before any work
     images, labels = images_of(options)
-    dense, digest = build()
+    dense, weights = build()
     dense.to(options.device)
     settings = settings_of(options)
-    known: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
 
     def answers(name: str, net: nn.Module) -> Tensor:
         """The class of every image; of networks that no seed changes once."""
-        if name not in known or not name:
-            known[name] = predictions(net, images, options)
-        return known[name]
+        if name not in seen or not name:
+            seen[name] = predictions(net, images, options)
+        return seen[name]
 
     for seed in options.seeds:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -154,11 +129,11 @@ def run(options: argparse.Namespace, build: Build) -> None:
         rest = order[options.calibrate :]
         for target in options.targets:
             for row in options.repairs:
-                key = {"target": target, "repair": row, "seed": seed, "weights": digest, "settings": settings}
-                if any(alike(record, key) for record in read(options.results)):
+                key = {"target": target, "repair": row, "seed": seed, "weights": weights, "settings": settings}
+                if known(options.results, key):
                     continue
                 start = time.perf_counter()
-                repairs = () if row == NONE else words(row)
+                repairs = () if row == NONE else names(row)
                 # The cut is the same for all rows and seeds, so it is proven with the first of them.
                 small = prunus.prune(
                     dense, feed[0][:2], target, options.method, data=feed, repair=repairs, check=row == NONE
@@ -176,7 +151,7 @@ def run(options: argparse.Namespace, build: Build) -> None:
                     "proof": small.proof.holds if small.proof is not None else None,
                     "seconds": round(time.perf_counter() - start, 1),
                     "versions": {"Prunus": prunus.__version__, "torch": torch.__version__},
-                    "hardware": hardware(options.device),
+                    "hardware": hardware(torch.device(options.device)),
                 }
                 append(options.results, record)
                 print(
@@ -202,56 +177,29 @@ def percent(right: Tensor) -> float:
     return round(100 * float(right.double().mean()), 4)
 
 
-def hardware(device: str) -> str:
-    """Processor and cores, or the GPU."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     settings = settings_of(options)
-    records = [
-        r
-        for r in read(options.results)
-        if r["settings"] == settings and r["target"] in options.targets and r["seed"] in options.seeds
-    ]
-    if not records:
-        raise InputError(f"{options.results} has no records with these settings")
-    script = Path(__file__)
-    text = "\n".join(
-        (
-            f"Command: `python {script.parent.name}/{script.name} --data {settings['data']}/`",
-            "",
-            conditions(records),
-            "",
-            table(records, options.targets, options.repairs),
-        )
+    records = wanted(
+        options.results,
+        lambda r: r["settings"] == settings and r["target"] in options.targets and r["seed"] in options.seeds,
     )
-    print(text)
-    if options.report:
-        if not options.page.exists():
-            raise InputError(f"there is no page {options.page}")
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+    made = table(records, options.targets, options.repairs)
+    publish(options, "efficientnet_lite", section(__file__, options, conditions(records), made))
 
 
 def conditions(records: Sequence[Record]) -> str:
     """What the figures depend on, read from the records."""
     how, dense = records[0]["settings"], [r["dense_top1"] for r in {r["seed"]: r for r in records}.values()]
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
     proofs = {r["target"]: r["proof"] for r in records if r["proof"] is not None}
     return "\n".join(
         (
             f"- Channels by `{how['method']}`; {how['calibrate']} unlabelled images repair, the other "
-            f"{records[0]['measured']} are measured; seeds {', '.join(map(str, sorted({r['seed'] for r in records})))} "
+            f"{records[0]['measured']} are measured; seeds {seeds_of(records)} "
             "say which. No training",
             f"- The dense network on them: top-1 {spread(dense)} %; ± is the standard deviation over the seeds",
             f"- Cuts proven: {sum(proofs.values())} of {len(proofs)}",
-            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+            made_on(records),
         )
     )
 
@@ -280,11 +228,6 @@ def table(records: Sequence[Record], targets: Sequence[str], repairs: Sequence[s
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

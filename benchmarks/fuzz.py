@@ -12,7 +12,6 @@ that are pickles, bare or in a zip, create a file if they are ever executed. Exi
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import platform
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from options import parser_of
 from torch import Tensor, nn
 
 LIMIT = 20
@@ -354,7 +354,7 @@ def fuzz(folder: Path, count: int, seed: int, only: str | None = None) -> tuple[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Mutate and print a table; 0 where every load passed."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--count", type=int, default=2000, help="how many mutations (default 2000)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--only", choices=list(MUTATIONS), help="one kind of mutation")

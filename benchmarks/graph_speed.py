@@ -21,16 +21,16 @@ import json
 import math
 import os
 import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-RESULTS, PAGE = HERE / "results" / "graph_speed.jsonl", HERE.parent / "docs" / "benchmarks.md"
+from options import add_results, parser_of
+from pages import write
+from records import Record, append, made_apart, read
+
 DEFAULT = """
 resnet18 resnet50 vgg16_bn densenet121 densenet169 densenet201 mobilenet_v2 mobilenet_v3_large efficientnet_b0
 regnet_y_400mf convnext_tiny googlenet mnasnet1_0
@@ -200,28 +200,14 @@ def run(options: argparse.Namespace) -> None:
         names = list(torchvision.models.list_models(module=torchvision.models))
     names = [name for name in names if options.only in name] + (["growth"] if options.growth else [])
     done = {found["model"] for found in read(options.results)}
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     for name in [name for name in names if name not in done]:
-        words = [sys.executable, str(Path(__file__).resolve()), "--one", name, "--repeats", str(options.repeats)]
-        try:
-            made = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
-            lines = made.stdout.strip().splitlines()
-            found = json.loads(lines[-1]) if made.returncode == 0 and lines else None
-            why = (made.stderr.strip().splitlines() or ["no output"])[-1][:300]
-        except subprocess.TimeoutExpired:
-            found, why = None, f"more than {LIMIT} s"
+        found, why = made_apart(__file__, ["--one", name, "--repeats", str(options.repeats)], LIMIT)
         found = found or {"model": name, "failed": why}
-        with options.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+        append(options.results, found)
         print(name, {key: value for key, value in found.items() if key in ("ratio", "seconds", "failed")}, flush=True)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
-
-def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def page(rows: Sequence[Record]) -> Iterator[str]:
     """The tables."""
     import torch
     import torchvision
@@ -259,7 +245,7 @@ def page(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             )
 
 
-def verdicts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def verdicts(rows: Sequence[Record]) -> Iterator[str]:
     """The limits that this benchmark is held to, and what it found."""
     both = [r for r in rows if r["tp_failed"] is None]
     if both:
@@ -279,14 +265,12 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and write the page; 0."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--all", action="store_true", help="every torchvision classifier")
     made.add_argument("--only", default="", help="models whose name contains this")
     made.add_argument("--growth", action="store_true", help="the CIFAR ResNets too")
     made.add_argument("--repeats", type=int, default=5)
-    made.add_argument("--results", type=Path, default=RESULTS)
-    made.add_argument("--page", type=Path, default=PAGE)
-    made.add_argument("--report", action="store_true", help="run nothing")
+    add_results(made, __file__)
     made.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
     options = made.parse_args(argv)
     if options.one:
@@ -294,10 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not options.report:
         run(options)
-    from paired import between_markers
-
-    text = "\n".join(page(read(options.results)))
-    options.page.write_text(between_markers(options.page.read_text("utf-8"), "graph_speed", text), "utf-8")
+    write(options.page, "graph_speed", "\n".join(page(read(options.results))))
     return 0
 
 

@@ -9,8 +9,6 @@ Images are generated. What is compared is measured in turns, and a ratio is the 
 
 from __future__ import annotations
 
-import argparse
-import platform
 import tempfile
 import time
 import warnings
@@ -21,6 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from options import parser_of
+from pages import listed
+from records import hardware, versions
 from torch import Tensor
 
 from prunus.engine.config import Augment
@@ -216,29 +217,14 @@ def files(runtime: Runtime, count: int, height: int, width: int, workers: int, r
     return [*lines, "", f"This feed: {min(ours):.2f} to {max(ours):.2f}; wanted: at least {WANTED:.2f}. {judged}"]
 
 
-def hardware(runtime: Runtime, rounds: int) -> str:
+def conditions(runtime: Runtime, rounds: int) -> str:
     """What it was measured on."""
-    import torchvision
-
-    device = runtime.torch_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return (
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}; "
-        f"{name}, {cores()} cores, {torch.get_num_threads()} threads; seed 0, median of {rounds} rounds in turns."
-    )
-
-
-def processor() -> str:
-    """The processor's name, where it can be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    machine = ", ".join(dict.fromkeys(hardware(device) for device in (runtime.torch_device, torch.device("cpu"))))
+    return f"{listed(versions('torchvision'))}; {machine}; seed 0, median of {rounds} rounds in turns."
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=20000, help="images in memory")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5, help="training steps in each round")
@@ -254,7 +240,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("memory", "files"))
     given = parser.parse_args()
     runtime = Runtime(given.device, given.precision, given.channels_last, given.compile)
-    print(f"# Speed of the input\n\n{hardware(runtime, given.rounds)}\n", flush=True)
+    print(f"# Speed of the input\n\n{conditions(runtime, given.rounds)}\n", flush=True)
     if given.only != "files":
         print("\n".join(memory(runtime, given.images, given.batch_size, given.steps, given.rounds)) + "\n", flush=True)
     if given.only != "memory":

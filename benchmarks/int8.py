@@ -13,96 +13,63 @@ files, which are not timed.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read, spread
+from options import add_network, add_results, carried_out, names, parser_of, targets, typed, whole
+from pages import made_on, publish, section, seeds_of, spread
+from pretrained import Start, sgd, start_of
+from records import Record, append, as_json, hardware, known, versions, wanted
 from torch import Tensor, nn
 
 import prunus
-from prunus.engine.config import Augment, Fit
-from prunus.engine.data import Data, batches, load
+from prunus.engine.data import Data, batches
 from prunus.engine.loop import fit
 from prunus.engine.split import Split
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
 from prunus.exporting import Int8
 from prunus.latency import interleaved
-from prunus.models import load_weights, resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "int8"
 ROWS = ("dense", "pruned", "dense, int8", "pruned, int8")
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "pt2": ("torchao",)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            run(options)
-        report(options)
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--model", default="resnet20", help="a bundled CIFAR ResNet")
-    add("--weights", type=Path, default=HERE.parent.parent / "shared/weights/cifar10-resnet/resnet20-12fca82f.th")
-    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
-    add("--mean", type=numbers, default=(0.485, 0.456, 0.406))
-    add("--std", type=numbers, default=(0.229, 0.224, 0.225))
-    add(
-        "--targets",
-        type=lambda text: tuple(text.split(";")),
-        default=("macs=50%", "macs=50%,round=8"),
-        help="'macs=50%%;macs=50%%,round=8'",
-    )
+    add_network(made, "resnet20")
+    both = ("macs=50%", "macs=50%,round=8")
+    add("--targets", type=targets, default=both, help="'macs=50%%;macs=50%%,round=8'")
     add("--method", default="magnitude")
-    add("--repair", type=lambda text: tuple(text.split(",")), default=("reconstruct", "statistics"))
+    add("--repair", type=names, default=("reconstruct", "statistics"))
     add("--repair-images", type=int, default=1024, help="of the train part (default 1024)")
     add("--calibrate", type=int, default=256, help="images of the train part for the ranges (default 256)")
     add("--epochs", type=int, default=0, help="of fine-tuning after the repair (default 0)")
-    add("--formats", type=lambda text: tuple(text.split(",")), default=("onnx",), help="onnx,pt2 (default onnx)")
-    add("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0,), help="which images: 0,1,2")
+    add("--formats", type=names, default=("onnx",), help="onnx,pt2 (default onnx)")
+    add("--seeds", type=whole, default=(0,), help="which images: 0,1,2")
     add("--limit", type=int, default=0, help="measure on so many test images only; 0: all")
     add("--seconds", type=float, default=5.0, help="of timing (default 5)")
     add("--threads", type=int, default=1, help="of torch and of the timing; 0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "int8.jsonl")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_results(made, __file__)
     return made
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on beside the seed, as JSON gives it back."""
-    names = "model method repair repair_images calibrate epochs limit threads mean std formats"
-    made = {name: getattr(options, name) for name in names.split()} | {"data": Path(options.data).name}
-    found: dict[str, Any] = json.loads(json.dumps(made))
-    return found
+    kept = "model method repair repair_images calibrate epochs limit threads mean std formats"
+    return as_json({name: getattr(options, name) for name in kept.split()} | {"data": Path(options.data).name})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -110,31 +77,26 @@ def run(options: argparse.Namespace) -> None:
     wrong = [name for name in options.formats if name not in PACKAGES]
     if wrong or "onnx" not in options.formats:
         raise InputError(f"--formats {','.join(options.formats)}: give onnx, or onnx,pt2")
-    if not options.weights.exists():
-        raise InputError(f"there is no file {options.weights}")
-    data = load(options.data, mean=options.mean, std=options.std)
-    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-        raise InputError(f"{options.data} gives loaders; images in memory are needed")
+    start = start_of(options, 0)
     if options.limit:
-        data = replace(data, test=data.test.subset(torch.arange(options.limit)))
-    digest = hashlib.sha256(options.weights.read_bytes()).hexdigest()[:12]
+        assert isinstance(start.data.test, Split)
+        test = start.data.test.subset(torch.arange(options.limit))
+        start = replace(start, data=replace(start.data, test=test))
     for seed in options.seeds:
         for target in options.targets:
-            key = {"target": target, "seed": seed, "weights": digest, "settings": settings_of(options)}
-            if any(alike(record, key) for record in read(options.results)):
+            key = {"target": target, "seed": seed, "weights": start.digest, "settings": settings_of(options)}
+            if known(options.results, key):
                 continue
-            record = {**key, **one(options, data, target, seed)}
+            record = {**key, **one(options, start, target, seed)}
             append(options.results, record)
             found = ", ".join(f"{row} {value:.2f}" for row, value in record["top1"]["onnx"].items())
             print(f"seed {seed}, {target}: {found}; {record['seconds']:.0f} s", flush=True)
 
 
-def one(options: argparse.Namespace, data: Data, target: str, seed: int) -> dict[str, Any]:
+def one(options: argparse.Namespace, start: Start, target: str, seed: int) -> dict[str, Any]:
     """Cut, repair, export four times, measure and time."""
-    start, example = time.perf_counter(), data.example()[:1]
-    dense = resolve(options.model, data.classes)
-    load_weights(dense, options.weights)
-    dense.eval()
+    began, data, dense = time.perf_counter(), start.data, start.build()
+    example = data.example()[:1]
     small = prunus.prune(
         dense,
         example,
@@ -145,9 +107,7 @@ def one(options: argparse.Namespace, data: Data, target: str, seed: int) -> dict
         seed=seed,
     )
     if options.epochs:
-        augment = Augment(crop=4, flip=True)
-        how = Fit(options.epochs, 128, 0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment=augment)
-        fit(small.model, data, how, progress=False)
+        fit(small.model, data, sgd(options.epochs, 0.02), progress=False)
         small.model.eval()
     networks: dict[str, nn.Module] = {"dense": dense, "pruned": small.model}
     found: dict[str, Any] = {"top1": {}, "agreement": {}, "bytes": {}}
@@ -175,14 +135,9 @@ def one(options: argparse.Namespace, data: Data, target: str, seed: int) -> dict
         "dense_macs": small.before.macs,
         "proof": small.proof is not None and small.proof.holds,
         "images": len(data.test),  # type: ignore[arg-type]
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": {
-            "Prunus": prunus.__version__,
-            "torch": torch.__version__,
-            **{name: version(name) for format in options.formats for name in PACKAGES[format]},
-            "Python": platform.python_version(),
-        },
-        "hardware": hardware(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "versions": versions(*(name for format in options.formats for name in PACKAGES[format])),
+        "hardware": with_vnni(hardware(torch.device("cpu"))),
     }
 
 
@@ -214,56 +169,30 @@ def timed(files: Sequence[Path], example: Tensor, options: argparse.Namespace) -
     }
 
 
-def hardware() -> str:
-    """Processor, cores and threads."""
+def with_vnni(machine: str) -> str:
+    """Whether the processor has instructions for int8 is said behind its name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    vnni = ", VNNI" if any("vnni" in line for line in lines if line.startswith("flags")) else ""
-    name = names[0] if names else platform.machine()
-    return f"{name}{vnni}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
+    if not info.exists() or "vnni" not in info.read_text("utf-8"):
+        return machine
+    name, *rest = machine.rsplit(", ", 2)
+    return ", ".join((name, "VNNI", *rest))
 
 
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     settings = settings_of(options)
-    records = [
-        r
-        for r in read(options.results)
-        if r["settings"] == settings and r["seed"] in options.seeds and r["target"] in options.targets
-    ]
-    if not records:
-        raise InputError(f"{options.results} has no records with these settings")
-    script = Path(__file__)
-    command = f"python {script.parent.name}/{script.name} --weights {options.weights.name} --data {settings['data']}/"
-    text = "\n".join(
-        (f"Command: `{command}{changed(options)}`", "", conditions(records), "", table(records, options.targets))
+    records = wanted(
+        options.results,
+        lambda r: r["settings"] == settings and r["seed"] in options.seeds and r["target"] in options.targets,
     )
-    print(text)
-    if options.report:
-        if not options.page.exists():
-            raise InputError(f"there is no page {options.page}")
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
-
-
-def changed(options: argparse.Namespace) -> str:
-    """The options that are not at their defaults, as they are typed."""
-    plain = parser()
-    names = "model targets method repair repair_images calibrate epochs formats seeds limit seconds threads"
-    found = ""
-    for name in names.split():
-        value = getattr(options, name)
-        if value != plain.get_default(name):
-            between = ";" if name == "targets" else ","
-            shown = between.join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found += f" --{name.replace('_', '-')} {shlex.quote(shown)}"
-    return found
+    more = typed(options, parser(), ("weights", "data", "mean", "std", "results", "report", "page"))
+    made = table(records, options.targets)
+    publish(options, "int8", section(__file__, options, conditions(records), made, more))
 
 
 def conditions(records: Sequence[Record]) -> str:
     """What the figures depend on, read from the records."""
     how, one = records[0]["settings"], records[0]
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
     noise = [r["ratio"]["noise"] for r in records]
     trained = f"then {how['epochs']} epochs" if how["epochs"] else "no training"
     return "\n".join(
@@ -273,9 +202,8 @@ def conditions(records: Sequence[Record]) -> str:
             f"- Ranges from {how['calibrate']} images of the train part; {one['images']} test images measured",
             f"- Latency: ONNX Runtime, batch 1, files in turns; dense against itself "
             f"{', '.join(interval(found) for found in noise)}",
-            f"- Seeds: {', '.join(sorted({str(r['seed']) for r in records}))}. "
-            f"Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
-            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+            f"- Seeds: {seeds_of(records)}. Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
+            made_on(records),
         )
     )
 

@@ -10,7 +10,6 @@ they are not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -26,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import between_markers
+from options import HERE, parser_of
+from pages import write
 from safetensors.torch import load_file
 
-HERE = Path(__file__).resolve().parent
 JOB = HERE.parent / "tests" / "engine" / "job.py"
 MODES: dict[str, dict[str, Any]] = {
     "fp32 eager": {},
@@ -42,7 +41,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all modes; 0 where every one came to the same weights."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--kills", type=int, default=25, help="over all modes (default 25)")
     made.add_argument("--seed", type=int, default=0, help="of the moments")
     made.add_argument("--write", action="store_true", help="write the table to docs/benchmarks.md too")
@@ -67,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(lines[-1], file=sys.stderr, flush=True)
     print("\n".join(lines))
     if options.write:
-        page = HERE.parent / "docs" / "benchmarks.md"
-        page.write_text(between_markers(page.read_text("utf-8"), "kill", "\n".join(lines)), "utf-8")
+        write(HERE.parent / "docs" / "benchmarks.md", "kill", "\n".join(lines))
     return 1 if failed else 0
 
 

@@ -13,67 +13,67 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read
+from options import add_results, carried_out, parser_of
+from pages import all_versions, every, publish
+from records import Record, append, known
 
 import prunus
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
 from prunus.latency import RUNNERS, Spread, interleaved
-from prunus.latency.measure import hardware, ratio_text, versions, versions_text
+from prunus.latency.measure import hardware, ratio_text, versions
 from prunus.models import resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "latency_table"
 MODELS = ("torchvision/resnet50", "torchvision/vgg16_bn", "torchvision/mobilenet_v2")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if not options.report:
-            run(options)
-        text = table(read(options.results), options)
-        print(text)
-        if options.report:
-            page = options.page.read_text("utf-8")
-            options.page.write_text(between_markers(page, MARKERS, text), "utf-8")
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return latency_parser(__doc__, __file__, MODELS, target="macs=50%", seconds=120.0)
+
+
+def latency_parser(
+    words: str | None, script: str, models: Sequence[str], *, target: str, seconds: float
+) -> argparse.ArgumentParser:
+    """What `latency_table.py` and `latency_target.py` take."""
+    made = parser_of(words)
     add = made.add_argument
-    add("--models", nargs="+", default=list(MODELS), metavar="MODEL")
+    add("--models", nargs="+", default=list(models), metavar="MODEL")
     add("--side", type=int, default=224, help="pixels")
-    add("--target", default="macs=50%")
+    add("--target", default=target)
     add("--runtime", default="onnxruntime", choices=sorted(RUNNERS))
     add("--threads", type=int, default=2)
-    add("--seconds", type=float, default=120.0, help="for each network")
-    add("--results", type=Path, default=HERE / "results" / "latency_table.jsonl")
-    add("--report", action="store_true", help="run nothing; write the table to the page too")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add("--seconds", type=float, default=seconds, help="of each measurement")
+    add_results(made, script)
     return made
 
 
 def key_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a record is found by."""
-    how = {"side": options.side, "target": options.target, "runtime": options.runtime, "threads": options.threads}
-    return {"model": name, **how}
+    how = ("side", "target", "runtime", "threads")
+    return {"model": name, **{word: getattr(options, word) for word in how}}
+
+
+def conditions(name: str, options: argparse.Namespace, told: Sequence[Record]) -> str:
+    """The line above a table. told: what names hardware and versions."""
+    return (
+        f"`python benchmarks/{name}.py`, {options.runtime}, {options.threads} threads, batch 1, {options.side} pixels, "
+        f"`{options.target}`; {every(told, 'hardware')}; {all_versions(told)}. Brackets are 95 % intervals of "
+        "the median ratio of neighbouring turns."
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Every network that the results file lacks."""
-    torch.set_num_threads(options.threads)
     for name in options.models:
         key = key_of(name, options)
-        if any(alike(record, key) for record in read(options.results)):
+        if known(options.results, key):
             continue
         append(options.results, {**key, "seconds": options.seconds, **one(name, options)})
         print(f"{name}: done", flush=True)
@@ -100,17 +100,18 @@ def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(records: Sequence[Record], options: argparse.Namespace) -> str:
+def report(options: argparse.Namespace) -> None:
+    publish(options, "latency_table", table(options))
+
+
+def table(options: argparse.Namespace) -> str:
     """One line a network; the last of several records of one counts. Raises InputError where there is none."""
-    found = {name: [r for r in records if alike(r, key_of(name, options))] for name in options.models}
-    some = {name: rows[-1] for name, rows in found.items() if rows}
+    found = {name: known(options.results, key_of(name, options)) for name in options.models}
+    some = {name: record for name, record in found.items() if record is not None}
     if not some:
         raise InputError(f"{options.results} has no records with these settings")
     lines = [
-        f"`python benchmarks/latency_table.py`, {options.runtime}, {options.threads} threads, batch 1, {options.side} "
-        f"pixels, `{options.target}`; {'; '.join(sorted({r['hardware'] for r in some.values()}))}; "
-        f"{'; '.join(sorted({versions_text(r['versions']) for r in some.values()}))}. Brackets are 95 % intervals of "
-        "the median ratio of neighbouring turns.",
+        conditions("latency_table", options, list(some.values())),
         "",
         "| network | dense, ms | MACs | latency | MACs, round=8 | latency, round=8 | round=8 over any width "
         "| dense against itself |",

@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read
+from latency_table import conditions, latency_parser
+from latency_table import key_of as network_key
+from options import HERE, carried_out, exit_code
+from pages import publish
+from records import Record, append, known
 
 import prunus
-from prunus.errors import InputError, PrunusError
-from prunus.latency import RUNNERS, Spread
-from prunus.latency.measure import ratio_text, versions_text
+from prunus.errors import InputError
+from prunus.latency import Spread
+from prunus.latency.measure import ratio_text
 from prunus.models import resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "latency_target"
 MODELS = (
     "torchvision/resnet50",
     "torchvision/vgg16_bn",
@@ -44,47 +46,24 @@ ALLOWED = 0.03
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is missing, then print the table. Exit code 2 for wrong input, 1 where a process failed."""
     options = parser().parse_args(argv)
-    try:
-        if options.one is not None:
-            append(options.results, one(options))
-            return 0
-        failed = [] if options.report else run(options)
-        text = table(read(options.results), options)
-        print(text)
-        if options.report:
-            page = options.page.read_text("utf-8")
-            options.page.write_text(between_markers(page, MARKERS, text), "utf-8")
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    if options.one is not None:
+        return exit_code(options, lambda: append(options.results, one(options)))
+    return carried_out(options, run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = latency_parser(__doc__, __file__, MODELS, target="latency=60%", seconds=60.0)
     add = made.add_argument
-    add("--models", nargs="+", default=list(MODELS), metavar="MODEL")
-    add("--side", type=int, default=224, help="pixels")
-    add("--target", default="latency=60%")
-    add("--runtime", default="onnxruntime", choices=sorted(RUNNERS))
-    add("--threads", type=int, default=2)
-    add("--seconds", type=float, default=60.0, help="of each later measurement")
     add("--repeats", type=int, default=3, help="fresh processes for each network")
     add("--pause", type=float, default=300.0, metavar="S", help="seconds between the rounds (default 300)")
     add("--folder", type=Path, default=HERE.parent / "runs" / "latency_target", help="where the cut networks lie")
-    add("--results", type=Path, default=HERE / "results" / "latency_target.jsonl")
-    add("--report", action="store_true", help="run nothing; write the table to the page too")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
     add("--one", nargs=2, metavar=("MODEL", "STEP"), help=argparse.SUPPRESS)
     return made
 
 
 def key_of(name: str, step: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a record is found by. step: "cut", or the number of a later measurement."""
-    how = {"side": options.side, "target": options.target, "runtime": options.runtime, "threads": options.threads}
-    return {"model": name, "step": step, **how}
+    return {"model": name, "step": step, **network_key(name, options)}
 
 
 def place(name: str, options: argparse.Namespace) -> Path:
@@ -101,7 +80,7 @@ def run(options: argparse.Namespace) -> list[str]:
     for number, step in enumerate(["cut", *map(str, range(1, options.repeats + 1))]):
         done = False
         for name in options.models:
-            if any(alike(record, key_of(name, step, options)) for record in read(options.results)):
+            if known(options.results, key_of(name, step, options)):
                 continue
             if step != "cut" and not place(name, options).exists():
                 failed.append(f"{name}, {step}: there is no cut network {place(name, options)}")
@@ -122,7 +101,6 @@ def run(options: argparse.Namespace) -> list[str]:
 def one(options: argparse.Namespace) -> dict[str, Any]:
     """One step, in this process: cut and save, or load and measure."""
     name, step = options.one
-    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     start = time.perf_counter()
     dense = resolve(name).eval()
@@ -147,12 +125,15 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     return {**key, **times, "at": time.strftime("%H:%M"), "hardware": bench.hardware, "versions": bench.versions}
 
 
-def table(records: Sequence[Record], options: argparse.Namespace) -> str:
+def report(options: argparse.Namespace) -> None:
+    publish(options, "latency_target", table(options))
+
+
+def table(options: argparse.Namespace) -> str:
     """One line a network. Raises InputError where none was cut."""
 
     def last(name: str, step: str) -> Record | None:
-        rows = [r for r in records if alike(r, key_of(name, step, options))]
-        return rows[-1] if rows else None
+        return known(options.results, key_of(name, step, options))
 
     cuts = {name: cut for name in options.models if (cut := last(name, "cut")) is not None}
     if not cuts:
@@ -160,10 +141,7 @@ def table(records: Sequence[Record], options: argparse.Namespace) -> str:
     told = [cut["latency"] for cut in cuts.values()]
     steps = [str(k) for k in range(1, options.repeats + 1)]
     lines = [
-        f"`python benchmarks/latency_target.py`, {options.runtime}, {options.threads} threads, batch 1, {options.side} "
-        f"pixels, `{options.target}`; {'; '.join(sorted({one['hardware'] for one in told}))}; "
-        f"{'; '.join(sorted({versions_text(one['versions']) for one in told}))}. Brackets are 95 % intervals of "
-        "the median ratio of neighbouring turns.",
+        conditions("latency_target", options, told),
         "",
         "| network | dense, ms | MACs | predicted | measured | rounds | "
         + " | ".join(f"process {k}" for k in steps)

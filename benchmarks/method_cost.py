@@ -15,26 +15,25 @@ Gates are measured with every second one shut: with all open the nuclear norm ha
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from paired import between_markers
+from options import exit_code, typed
+from pages import listed, write
+from records import hardware, versions
 from torch import Tensor, nn
-from train_speed import IMAGENET, cpu
+from train_speed import epoch_images, speed_parser
 
-import prunus
 from prunus.engine.config import Fit
 from prunus.engine.optimizer import optimizer, set_rate
 from prunus.engine.runtime import Runtime
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
 from prunus.methods import FPGM, METHODS, SSL, Gates, Slimming
 from prunus.models import resolve
 
@@ -87,42 +86,27 @@ def rows() -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print the table. Exit code 2 for wrong input."""
     options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        chosen = [row for row in rows() if options.only in row.name]
-        if not chosen:
-            raise InputError(f"--only {options.only!r} is in no row (rows: {'; '.join(row.name for row in rows())})")
-        text = "\n".join([head(options), *table(chosen, measured(chosen, options), options)])
-        print(text)
-        if options.write:
-            place = MARKERS if options.size < 160 else f"{MARKERS}_224"
-            options.page.write_text(between_markers(options.page.read_text("utf-8"), place, text), "utf-8")
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(options, lambda: report(options))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measure the rows that are asked for, and print the table."""
+    chosen = [row for row in rows() if options.only in row.name]
+    if not chosen:
+        raise InputError(f"--only {options.only!r} is in no row (rows: {'; '.join(row.name for row in rows())})")
+    text = "\n".join([head(options), *table(chosen, measured(chosen, options), options)])
+    print(text)
+    if options.write:
+        write(options.page, MARKERS if options.size < 160 else f"{MARKERS}_224", text)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = speed_parser(__doc__, warm=3)
     add = made.add_argument
-    add("--model", default="resnet56")
-    add("--size", type=int, default=32)
-    add("--classes", type=int, default=10)
-    add("--batch", type=int, default=128)
-    add("--steps", type=int, default=12, help="pairs of steps of one row in one round")
-    add("--warm", type=int, default=3, help="pairs before them")
-    add("--rounds", type=int, default=3)
     add("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
     add("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     add("--compile", action=argparse.BooleanOptionalAction, default=False)
     add("--device", default="auto")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--epoch-images", type=int, default=0, help="0: 50,000, or those of ImageNet at 160 pixels and more")
-    add("--only", default="", help="rows whose name contains this")
-    add("--write", action="store_true", help="write the table to the page too")
-    add("--page", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md")
     return made
 
 
@@ -266,19 +250,8 @@ def table(chosen: Sequence[Row], found: dict[str, Cost], options: argparse.Names
     return lines
 
 
-def epoch_images(options: argparse.Namespace) -> int:
-    return int(options.epoch_images or (IMAGENET if options.size >= 160 else 50_000))
-
-
 def head(options: argparse.Namespace) -> str:
     """What the figures depend on."""
-    skip, plain = {"write", "page"}, vars(parser().parse_args([]))
-    typed = []
-    for name, value in vars(options).items():
-        if name not in skip and value != plain[name]:
-            word = name.replace("_", "-")
-            typed.append(f"--{'' if value else 'no-'}{word}" if isinstance(value, bool) else f"--{word} {value}")
-    on_gpu = Runtime(options.device).torch_device.type == "cuda"
     how = [
         options.precision,
         "channels_last" if options.channels_last else "NCHW",
@@ -286,12 +259,12 @@ def head(options: argparse.Namespace) -> str:
     ]
     return "\n".join(
         (
-            f"Command: `{' '.join(['python', f'benchmarks/{Path(__file__).name}', *typed])}`",
+            f"Command: `python benchmarks/method_cost.py{typed(options, parser(), ('write', 'page'))}`",
             "",
             f"- {options.model} at {options.size} x {options.size}, batch {options.batch}, SGD, {', '.join(how)}",
             f"- Nuclear norm: decomposed once in {Gates().refresh} steps; an epoch is {epoch_images(options):,} images",
-            f"- Hardware: {torch.cuda.get_device_name() if on_gpu else cpu()}",
-            f"- Versions: Prunus {prunus.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+            f"- Hardware: {hardware(Runtime(options.device).torch_device)}",
+            f"- Versions: {listed(versions())}",
             f"- {options.rounds} rounds of {options.steps} pairs of steps, {options.warm} before them; seed 0",
             "",
         )

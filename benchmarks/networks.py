@@ -5,12 +5,13 @@ python benchmarks/networks.py --count 500 [--seed 0]
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from options import parser_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from prunus.errors import PrunusError
 
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--count", type=int, default=500)
     made.add_argument("--seed", type=int, default=0)
     options = made.parse_args(argv)

@@ -1,18 +1,17 @@
-"""Two tools on the same seeds: records, differences paired by seed, t-intervals, the table."""
+"""Two tools on the same seeds: differences paired by seed, t-intervals, the table."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+
+from pages import all_versions, every, seeds_of, spread
+from records import Record
 
 from prunus.errors import InputError
 
-Record = Mapping[str, Any]
 TOOLS = ("torch-pruning", "prunus")
 STAGES = (("cut", "after the cut"), ("finetuned", "after fine-tuning"))
 ALLOWED = 0.3
@@ -21,25 +20,6 @@ ALLOWED = 0.3
 # Two-sided 95 % quantiles of Student's t for 1 … 20 degrees of freedom.
 T95: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 T95 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-
-
-def read(path: Path) -> list[Record]:
-    """The records of a results file; none where there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-
-
-def append(path: Path, record: Record) -> None:
-    """One line more, written at once, so that two processes may share the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def alike(record: Record, key: Record) -> bool:
-    """Whether a record was made with everything that `key` says."""
-    return all(record.get(name) == value for name, value in key.items())
 
 
 @dataclass(frozen=True)
@@ -104,11 +84,6 @@ def pairs(records: Sequence[Record], row: str) -> Pairs:
     return Pairs(row, found[TOOLS[0]], found[TOOLS[1]])
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-
-
 def table(records: Sequence[Record], rows: Sequence[str], seeds: Sequence[int]) -> str:
     """Accuracy in percent, differences in points, Prunus minus Torch-Pruning."""
     lines = [
@@ -142,29 +117,15 @@ def table(records: Sequence[Record], rows: Sequence[str], seeds: Sequence[int]) 
 
 def conditions(records: Sequence[Record]) -> str:
     """What the figures depend on, read from the records."""
-
-    def all_of(name: str) -> str:
-        return "; ".join(sorted({str(r[name]) for r in records}))
-
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
     off = [r["differs"] for r in records if r["tool"] == TOOLS[0]]
     proven = [r["proof"] for r in records if r["tool"] == TOOLS[1]]
     return "\n".join(
         (
-            f"- Hardware: {all_of('hardware')}",
-            f"- Versions: {'; '.join(versions)}",
-            f"- Seeds: {', '.join(map(str, sorted({r['seed'] for r in records})))}",
-            f"- Dense network: {all_of('dense_accuracy')} %, {all_of('dense_macs')} MACs",
+            f"- Hardware: {every(records, 'hardware')}",
+            f"- Versions: {all_versions(records)}",
+            f"- Seeds: {seeds_of(records)}",
+            f"- Dense network: {every(records, 'dense_accuracy')} %, {every(records, 'dense_macs')} MACs",
             f"- Prunus's cuts: {sum(proven)} of {len(proven)} proven. Torch-Pruning's networks against Prunus's cut "
             f"to the same channels: largest relative difference {max(off, default=0.0):.1e} (float32)",
         )
     )
-
-
-def between_markers(text: str, name: str, body: str) -> str:
-    """`text` with what is between the markers of `name` replaced. Raises InputError where a marker is missing."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise InputError(f"the page must have {begin} and after it {end}, each once")
-    head, tail = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    return f"{head}\n{body}\n{tail}"

@@ -14,10 +14,6 @@ loop. A row that fails is named at the end (exit code 1), and the others go on.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,24 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read
+from options import add_network, add_results, add_training, carried_out, numbers, parser_of, whole
+from pages import command, publish
+from pretrained import Start, sgd, start_of, told
 from protocol_rows import LONGER, Row, chosen
 from protocol_table import page_text
-from torch import Tensor, nn
+from records import Record, alike, append, as_json, hardware, known, read, versions
+from torch import nn
 
 import prunus
 from prunus.api import Pruned
-from prunus.engine.config import Augment, Fit
-from prunus.engine.data import Data, load, with_validation
-from prunus.engine.loop import evaluate, fit
-from prunus.engine.runtime import Runtime
-from prunus.engine.split import Split
+from prunus.engine.config import Fit
+from prunus.engine.data import with_validation
 from prunus.errors import InputError, PrunusError
 from prunus.lab.supplies import supplies
-from prunus.models import load_weights, resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "protocol"
 NAMED = ("batch_size", "lr", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule", "warmup")
 VALIDATION = 0.1
 ADAPTED = 8
@@ -56,108 +49,39 @@ SCRATCH_LR, SCRATCH_WARMUP = 0.1, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What all rows share. data: with its validation part."""
+    """What all rows share. start: with the validation part of its data."""
 
-    model: str
-    weights: Path
-    data: Data
+    start: Start
     training: Fit
     longer: int
-    device: str
-    compile: bool
     dense: Mapping[str, float]
-
-    def build(self) -> nn.Module:
-        """The network with the published weights."""
-        net = resolve(self.model, self.data.classes)
-        load_weights(net, self.weights)
-        return net.eval()
-
-    def example(self) -> Tensor:
-        return self.data.example()
-
-    def runtime(self, seed: int) -> Runtime:
-        return Runtime(self.device, "bf16", channels_last=True, compile=self.compile, seed=seed)
-
-    def top1(self, net: nn.Module) -> float:
-        """Accuracy on the test part in percent, float32."""
-        metrics = evaluate(net, self.data, runtime=Runtime(self.device, channels_last=True))
-        return round(float(metrics.top1), 4)
-
-    def train(self, net: nn.Module, config: Fit, seed: int, hooks: Sequence[Any] = ()) -> float:
-        """Train in place; seconds."""
-        if not config.epochs:
-            return 0.0
-        torch.compiler.reset()  # torch compiles a class for eight networks of other widths, and then no more
-        data = replace(self.data, validation=None)  # nothing is chosen by epoch, so none is validated
-        return float(fit(net, data, config, hooks=hooks, runtime=self.runtime(seed), progress=False).seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input, 1 where a row failed."""
-    options = parser().parse_args(argv)
-    failed: list[str] = []
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            failed = run(options)
-        report(options)
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for line in failed:
-        print(line, file=sys.stderr)
-    return 1 if failed else 0
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--model", default="resnet20", help="a bundled CIFAR ResNet")
-    add("--weights", type=Path, default=HERE.parent.parent / "shared/weights/cifar10-resnet/resnet20-12fca82f.th")
-    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
-    add("--mean", type=numbers, default=(0.485, 0.456, 0.406))
-    add("--std", type=numbers, default=(0.229, 0.224, 0.225))
+    add_network(made, "resnet20")
     add("--targets", type=numbers, default=(50.0, 30.0), help="percent of the MACs that may remain, such as 50,30")
     add("--only", default="*", help='rows by name or pattern, divided by semicolons: "random;l2*"')
     add("--seeds", type=whole, default=(0, 1, 2), help="0,1,2")
     add("--epochs", type=int, default=4, help="of every row, before and after its cut together")
     add("--longer", type=int, default=20, help=f"epochs of the row {LONGER!r}")
     add("--lr", type=float, default=0.05)
-    add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
-    add("--device", default="auto")
-    add("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile the training")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "protocol.jsonl")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_training(made, compile=False)
+    add_results(made, __file__)
     return made
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
-def whole(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
-def training_of(options: argparse.Namespace) -> Fit:
-    augment = Augment(crop=4, flip=True)
-    return Fit(options.epochs, 128, options.lr, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment=augment)
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on beside row, definition, target, epochs and seed, as JSON gives it back."""
-    training = training_of(options)
-    how = {name: getattr(training, name) for name in NAMED}
-    how |= {"crop": training.augment.crop, "flip": training.augment.flip}
-    how |= {"precision": "bf16", "channels_last": True, "compile": options.compile}
+    how = told(sgd(options.epochs, options.lr), NAMED, options.compile)
     made = {"model": options.model, "data": Path(options.data).name, "mean": options.mean, "std": options.std}
-    made |= {"limit": options.limit, "validation": VALIDATION, "training": how}
-    found: dict[str, Any] = json.loads(json.dumps(made))
-    return found
+    return as_json(made | {"limit": options.limit, "validation": VALIDATION, "training": how})
 
 
 def key_of(row: Row, options: argparse.Namespace, percent: float, seed: int) -> dict[str, Any]:
@@ -177,30 +101,22 @@ def key_of(row: Row, options: argparse.Namespace, percent: float, seed: int) -> 
 
 
 def job_of(options: argparse.Namespace) -> Job:
-    if not options.weights.exists():
-        raise InputError(f"there is no file {options.weights}")
-    data = load(options.data, mean=options.mean, std=options.std)
-    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-        raise InputError(f"{options.data} gives loaders; images in memory are needed")
-    if options.limit:
-        some = torch.arange(options.limit)
-        data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
-    data = with_validation(data, VALIDATION)
-    shared = (options.model, options.weights, data, training_of(options), options.longer, options.device)
-    job = Job(*shared, options.compile, {})
-    cost = prunus.cost(job.build(), job.example())
-    return replace(job, dense={"macs": cost.macs, "params": cost.params, "accuracy": job.top1(job.build())})
+    start = start_of(options, options.limit)
+    start = replace(start, data=with_validation(start.data, VALIDATION))
+    net = start.build()
+    cost = prunus.cost(net, start.example())
+    dense = {"macs": cost.macs, "params": cost.params, "accuracy": start.top1(net)}
+    return Job(start, sgd(options.epochs, options.lr), options.longer, dense)
 
 
 def run(options: argparse.Namespace) -> list[str]:
     """Every (seed, target, row) that the results file lacks. Returns a line for each that failed."""
-    rows, failed = chosen(options.only), []
-    job, weights = job_of(options), hashlib.sha256(options.weights.read_bytes()).hexdigest()[:12]
+    rows, failed, job = chosen(options.only), [], job_of(options)
     for seed in options.seeds:
         for percent in options.targets:
             for row in rows:
-                key = {**key_of(row, options, percent, seed), "weights": weights}
-                if any(alike(record, key) for record in read(options.results)):
+                key = {**key_of(row, options, percent, seed), "weights": job.start.digest}
+                if known(options.results, key):
                     continue
                 where = f"seed {seed}  {percent:g} %  {row.name}"
                 try:
@@ -233,9 +149,9 @@ def one(job: Job, row: Row, percent: float, seed: int) -> dict[str, Any]:
         randomised(net, seed)
         config = replace(config, lr=SCRATCH_LR, warmup=SCRATCH_WARMUP)
     choosing = time.perf_counter() - start
-    cut = job.top1(net)
-    training = job.train(net, config, seed)
-    now = prunus.cost(net, job.example().to(next(net.parameters()).device))
+    cut = job.start.top1(net)
+    training = job.start.train(net, config, seed)
+    now = prunus.cost(net, job.start.example().to(next(net.parameters()).device))
     return {
         "macs": now.macs,
         "params": now.params,
@@ -243,24 +159,24 @@ def one(job: Job, row: Row, percent: float, seed: int) -> dict[str, Any]:
         "widths": [[name, after] for name, _, after in found.rows()],
         "proof": found.proof is not None and found.proof.holds,
         "notes": list(found.notes),
-        "accuracy": {"before": before, "cut": cut, "finetuned": job.top1(net) if rest else cut},
+        "accuracy": {"before": before, "cut": cut, "finetuned": job.start.top1(net) if rest else cut},
         "seconds": {"choosing": round(choosing, 1), "training": round(training, 1)},
-        "versions": {"Prunus": prunus.__version__, "torch": torch.__version__, "Python": platform.python_version()},
-        "hardware": hardware(job.runtime(seed)),
+        "versions": versions(),
+        "hardware": hardware(job.start.runtime(seed).torch_device),
     }
 
 
 def smaller(job: Job, row: Row, percent: float, seed: int) -> Pruned:
     """The published weights, cut once; repaired where the row says so."""
-    runtime, net = job.runtime(seed), job.build()
+    runtime, net = job.start.runtime(seed), job.start.build()
     runtime.settled(net)
-    reads = supplies(row.method, job.data, runtime=runtime, repair=row.repair)
+    reads = supplies(row.method, job.start.data, runtime=runtime, repair=row.repair)
     measure = reads.evaluate
     if row.kind == "search" and measure is not None and reads.data is not None:
         measure = adapted(reads.data, measure)
     return prunus.prune(
         net,
-        job.example().to(runtime.torch_device),
+        job.start.example().to(runtime.torch_device),
         row.goal(percent),
         row.method,
         data=reads.data,
@@ -289,13 +205,13 @@ def adapted(data: Iterable[Any], measure: Callable[[nn.Module], float]) -> Calla
 
 def sparse(job: Job, row: Row, percent: float, epochs: int, seed: int) -> tuple[float, Pruned]:
     """The published weights, trained with the method attached: accuracy before the cut, and the cut."""
-    runtime, net = job.runtime(seed), job.build()
+    runtime, net = job.start.runtime(seed), job.start.build()
     runtime.settled(net)
-    example = job.example().to(runtime.torch_device)
+    example = job.start.example().to(runtime.torch_device)
     attached = row.method.attach(net, example, row.goal(percent), epochs=epochs, seed=seed)
-    job.train(net, replace(job.training, epochs=epochs), seed, [attached])
+    job.start.train(net, replace(job.training, epochs=epochs), seed, [attached])
     net.eval()
-    before = job.top1(net)
+    before = job.start.top1(net)
     return before, attached.finish()
 
 
@@ -308,17 +224,6 @@ def randomised(net: nn.Module, seed: int) -> None:
                 module.reset_parameters()
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
-
-
-def hardware(runtime: Runtime) -> str:
-    """Processor and cores, or the GPU."""
-    if runtime.torch_device.type == "cuda":
-        return torch.cuda.get_device_name(runtime.torch_device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
 
 
 def report(options: argparse.Namespace) -> None:
@@ -337,14 +242,7 @@ def report(options: argparse.Namespace) -> None:
         raise InputError(f"{options.results} has no records with these settings")
     if len({r["weights"] for r in every}) > 1:
         raise InputError(f"{options.results} mixes networks of other weights; a table needs one")
-    script = Path(__file__)
-    command = f"python {script.parent.name}/{script.name} --weights {options.weights.name} --data "
-    text = page_text(command + f"{Path(options.data).name}/", found, rows, options.seeds)
-    print(text)
-    if options.report:
-        if not options.page.exists():
-            raise InputError(f"there is no page {options.page}")
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+    publish(options, "protocol", page_text(command(__file__, options), found, rows, options.seeds))
 
 
 if __name__ == "__main__":

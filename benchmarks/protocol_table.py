@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
-from paired import Interval, Record
+from pages import made_on, seeds_of
+from paired import Interval
 from protocol_rows import CONTROL, Row
+from records import Record
 
 WORDS = {
     "control": "control",
@@ -100,7 +102,6 @@ def verdict(apart: Interval | None) -> str:
 def conditions(records: Sequence[Record]) -> str:
     """What the figures depend on, read from the records."""
     how, dense = records[0]["settings"]["training"], records[0]["dense"]
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
     return "\n".join(
         (
             f"- {records[0]['settings']['model']}, {dense['macs']:,.0f} MACs, {dense['params']:,.0f} parameters, "
@@ -108,8 +109,8 @@ def conditions(records: Sequence[Record]) -> str:
             f"- SGD at {how['lr']:g} with a cosine, batch {how['batch_size']}, momentum {how['momentum']:g}, weight "
             f"decay {how['weight_decay']:g}, crop by {how['crop']} and mirror, {how['precision']}",
             f"- Mean ± standard deviation (95 % t-interval of the mean) over the seeds "
-            f"{', '.join(map(str, sorted({r['seed'] for r in records})))}; differences are paired by seed",
+            f"{seeds_of(records)}; differences are paired by seed",
             f"- Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
-            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+            made_on(records),
         )
     )

@@ -20,13 +20,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from paired import between_markers
+from options import add_page, parser_of
+from pages import write
 from published_sections import Section, chosen, shortened, systems
 
-from prunus.errors import InputError, PrunusError
-
-HERE = Path(__file__).resolve().parent
-MARKERS = "published"
+from prunus.errors import PrunusError
 
 
 def changes(section: Section, options: argparse.Namespace) -> list[str]:
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
     add("sections", nargs="*", metavar="SECTION", help="names, or patterns such as 'cifar10-*-dcff'; none: all")
     add("--list", action="store_true", help="only print them, with the epochs of their full length")
@@ -68,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs") / "published", help="stages and runs go here")
     add("--report", action="store_true", help="run nothing; print the tables and write them to the page")
     add("--runs", type=Path, action="append", default=[], help="run folders, folders or .tar.gz archives of them")
-    add("--page", type=Path, default=HERE.parent / "docs" / "published.md")
+    add_page(made, "published.md")
     return made
 
 
@@ -116,12 +114,10 @@ def _report(options: argparse.Namespace) -> int:
     """The tables of all systems from the runs that there are, on the page where it has the markers."""
     from published_tables import found_in, page_of
 
-    if not options.page.exists():
-        raise InputError(f"there is no page {options.page}")
     with found_in(options.runs or [options.out]) as runs:
         text = page_of(systems(), runs)
     print(text)
-    options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+    write(options.page, "published", text)
     return 0
 
 

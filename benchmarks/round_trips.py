@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from options import parser_of
 from zoo import lively
 
 TORCHVISION = """
@@ -82,7 +83,7 @@ def output(found: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """One line for each network; 0 where all came back."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     made.add_argument("--only", nargs="+", metavar="MODEL")
     made.add_argument("--load", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     options = made.parse_args(argv)

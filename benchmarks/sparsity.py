@@ -14,38 +14,28 @@ again. Seeds are the outer loop.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 import numpy as np
-import torch
-from paired import Record, alike, append, between_markers, read, spread
-from torch import nn
+from options import add_network, add_results, add_training, carried_out, parser_of, whole
+from pages import made_on, publish, section, seeds_of, spread
+from pretrained import Start, sgd, start_of, told
+from records import Record, append, as_json, hardware, known, versions, wanted
 
-import prunus
 from prunus.cutting import cut
-from prunus.engine.config import Augment, Fit
-from prunus.engine.data import Data, batches, load
-from prunus.engine.loop import evaluate, fit
-from prunus.engine.runtime import Runtime
+from prunus.engine.config import Fit
+from prunus.engine.data import batches
 from prunus.engine.split import Split
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
 from prunus.methods import SSL, Attached, Slimming
 from prunus.methods.lasso_training import Training
-from prunus.models import load_weights, resolve
 from prunus.repair import Fold, mended
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "sparsity"
 SMALL = 1e-2
 """A channel below this fraction of its layer's largest counts as gone."""
 
@@ -79,77 +69,35 @@ def method_of(row: str, lam: Mapping[str, float]) -> Slimming | SSL | None:
 class Job:
     """What all rows share."""
 
-    model: str
-    weights: Path
-    data: Data
+    start: Start
     training: Fit
-    device: str
     limit: int
-    compile: bool
     lam: Mapping[str, float]
-
-    def build(self) -> nn.Module:
-        """The network with the published weights."""
-        net = resolve(self.model, self.data.classes)
-        load_weights(net, self.weights)
-        return net.eval()
-
-    def top1(self, net: nn.Module) -> float:
-        """Accuracy on the test part in percent, float32."""
-        metrics = evaluate(net, self.data, runtime=Runtime(self.device, channels_last=True))
-        return round(float(metrics.top1), 4)
 
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside row and seed, as JSON gives it back."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()[:12]
-        how = {name: getattr(self.training, name) for name in NAMED}
-        how |= {"crop": self.training.augment.crop, "flip": self.training.augment.flip}
-        how |= {"precision": "bf16", "channels_last": True, "compile": self.compile}
-        made = {"model": self.model, "weights": digest, "limit": self.limit, "small": SMALL, "training": how}
-        found: dict[str, Any] = json.loads(json.dumps(made))
-        return found
+        how = told(self.training, NAMED, self.start.compile)
+        made = {"model": self.start.model, "weights": self.start.digest, "limit": self.limit, "small": SMALL}
+        return as_json(made | {"training": how})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            run(options)
-        report(options)
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--model", default="resnet20", help="a bundled CIFAR ResNet")
-    add("--weights", type=Path, default=HERE.parent.parent / "shared/weights/cifar10-resnet/resnet20-12fca82f.th")
-    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
-    add("--mean", type=numbers, default=(0.485, 0.456, 0.406))
-    add("--std", type=numbers, default=(0.229, 0.224, 0.225))
+    add_network(made, "resnet20")
     add("--rows", default=",".join(ROWS), help="of " + ", ".join(ROWS))
     add("--lam", type=strengths, default={}, help="slimming=2e-3,lasso=5e-3,l2=5e-3")
-    add("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0,), help="0,1,2")
+    add("--seeds", type=whole, default=(0,), help="0,1,2")
     add("--epochs", type=int, default=6)
     add("--lr", type=float, default=0.05)
-    add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
-    add("--device", default="auto")
-    add("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile the training")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "sparsity.jsonl")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_training(made, compile=True)
+    add_results(made, __file__)
     return made
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
 
 
 def strengths(text: str) -> dict[str, float]:
@@ -167,18 +115,8 @@ def job_of(options: argparse.Namespace) -> Job:
     wrong = [name for name in options.lam if name not in LAM]
     if wrong:
         raise InputError(f"--lam: {wrong[0]!r} has no penalty (allowed: {', '.join(LAM)})")
-    if not options.weights.exists():
-        raise InputError(f"there is no file {options.weights}")
-    data = load(options.data, mean=options.mean, std=options.std)
-    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-        raise InputError(f"{options.data} gives loaders; images in memory are needed")
-    if options.limit:
-        some = torch.arange(options.limit)
-        data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
-    augment = Augment(crop=4, flip=True)
-    training = Fit(options.epochs, 128, options.lr, momentum=0.9, weight_decay=1e-4, schedule="cosine", augment=augment)
-    lam = {**LAM, **options.lam}
-    return Job(options.model, options.weights, data, training, options.device, options.limit, options.compile, lam)
+    training = sgd(options.epochs, options.lr, weight_decay=1e-4)
+    return Job(start_of(options, options.limit), training, options.limit, {**LAM, **options.lam})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -188,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         for row in rows:
             key = {"row": row, "seed": seed, "method": repr(method_of(row, job.lam)), "settings": settings}
-            if any(alike(record, key) for record in read(options.results)):
+            if known(options.results, key):
                 continue
             record = {**key, **one(job, row, seed)}
             append(options.results, record)
@@ -205,24 +143,23 @@ def run(options: argparse.Namespace) -> None:
 
 def one(job: Job, row: str, seed: int) -> dict[str, Any]:
     """Train with the penalty, cut what is gone, measure before and after."""
-    start = time.perf_counter()
-    net, method = job.build(), method_of(row, job.lam)
-    dense = job.top1(net)
-    runtime = Runtime(job.device, "bf16", channels_last=True, compile=job.compile, seed=seed)
-    example = job.data.example().to(runtime.torch_device)
+    began, start = time.perf_counter(), job.start
+    net, method = start.build(), method_of(row, job.lam)
+    dense = start.top1(net)
+    runtime, data = start.runtime(seed), start.data
+    example = start.example().to(runtime.torch_device)
     runtime.settled(net)
     # Without a penalty: what measures the lasso's groups, and is no hook.
     attached = (method or SSL(affine=True)).attach(net, example, epochs=job.training.epochs, seed=seed)
-    torch.compiler.reset()
-    fit(net, job.data, job.training, hooks=[attached] if method else [], runtime=runtime, progress=False)
+    start.train(net, job.training, seed, [attached] if method else [])
     net.eval()
     found = sizes(attached)
     kept = [np.flatnonzero(size > SMALL * size.max()) if size.max() > 0 else np.arange(1) for size in found]
-    trained = job.top1(net)
+    trained = start.top1(net)
     small = cut(net, example, attached.coupling, kept)
-    plain = job.top1(small.model)
-    assert isinstance(job.data.train, Split)
-    feed = batches(job.data.train, batch_size=256, mean=job.data.mean, std=job.data.std, shuffle=True, seed=seed)
+    plain = start.top1(small.model)
+    assert isinstance(data.train, Split)
+    feed = batches(data.train, batch_size=256, mean=data.mean, std=data.std, shuffle=True, seed=seed)
     folded = mended(net, small, [Fold()], feed, example, seed)
     return {
         "lam": job.lam.get(row, 0.0),
@@ -232,10 +169,10 @@ def one(job: Job, row: str, seed: int) -> dict[str, Any]:
         "macs": small.after.macs,
         "dense_macs": small.before.macs,
         "proof": small.proof is not None and small.proof.holds,
-        "accuracy": {"dense": dense, "trained": trained, "cut": plain, "folded": job.top1(folded.model)},
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": {"Prunus": prunus.__version__, "torch": torch.__version__, "Python": platform.python_version()},
-        "hardware": hardware(runtime),
+        "accuracy": {"dense": dense, "trained": trained, "cut": plain, "folded": start.top1(folded.model)},
+        "seconds": round(time.perf_counter() - began, 1),
+        "versions": versions(),
+        "hardware": hardware(runtime.torch_device),
     }
 
 
@@ -247,50 +184,23 @@ def sizes(attached: Attached) -> list[np.ndarray[Any, Any]]:
     return [np.asarray(score) for score in Slimming().score(attached.model, attached.coupling)]
 
 
-def hardware(runtime: Runtime) -> str:
-    """Processor and cores, or the GPU."""
-    if runtime.torch_device.type == "cuda":
-        return torch.cuda.get_device_name(runtime.torch_device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
-
-
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     rows, lam = rows_of(options.rows), {**LAM, **options.lam}
-    records = [
-        r
-        for r in read(options.results)
-        if r["row"] in rows
-        and r["seed"] in options.seeds
-        and r["lam"] == lam.get(r["row"], 0.0)
-        and r["settings"]["model"] == options.model
-        and r["settings"]["limit"] == options.limit
-        and (r["settings"]["training"]["epochs"], r["settings"]["training"]["lr"]) == (options.epochs, options.lr)
-    ]
-    if not records:
-        raise InputError(f"{options.results} has no records with these settings")
+    training = (options.epochs, options.lr)
+    records = wanted(
+        options.results,
+        lambda r: (
+            r["row"] in rows
+            and r["seed"] in options.seeds
+            and r["lam"] == lam.get(r["row"], 0.0)
+            and (r["settings"]["model"], r["settings"]["limit"]) == (options.model, options.limit)
+            and (r["settings"]["training"]["epochs"], r["settings"]["training"]["lr"]) == training
+        ),
+    )
     if any(r["settings"] != records[0]["settings"] for r in records):
         raise InputError(f"{options.results} mixes weights or training settings; a table needs one of each")
-    script = Path(__file__)
-    text = "\n".join(
-        (
-            f"Command: `python {script.parent.name}/{script.name} --weights {options.weights.name} "
-            f"--data {Path(options.data).name}/`",
-            "",
-            conditions(records),
-            "",
-            table(records, rows),
-        )
-    )
-    print(text)
-    if options.report:
-        if not options.page.exists():
-            raise InputError(f"there is no page {options.page}")
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+    publish(options, "sparsity", section(__file__, options, conditions(records), table(records, rows)))
 
 
 def table(records: Sequence[Record], rows: Sequence[str]) -> str:
@@ -333,7 +243,6 @@ def table(records: Sequence[Record], rows: Sequence[str]) -> str:
 def conditions(records: Sequence[Record]) -> str:
     """What the figures depend on, read from the records."""
     how = records[0]["settings"]["training"]
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
     dense = sorted({f"{r['accuracy']['dense']:.2f} %" for r in records})
     return "\n".join(
         (
@@ -343,9 +252,8 @@ def conditions(records: Sequence[Record]) -> str:
             f"- Conditions: at least {LEAST['channels']:g} % of the channels below {SMALL:g} of their layer's largest; "
             f"their cut takes at least {LEAST['macs']:g} % of the MACs and costs under {MOST['cut']:g} points before "
             f"any fine-tuning; at most {MOST['penalty']:g} points behind the run without penalty",
-            f"- Seeds: {', '.join(map(str, sorted({r['seed'] for r in records})))}. Cuts proven: "
-            f"{sum(r['proof'] for r in records)} of {len(records)}",
-            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
+            f"- Seeds: {seeds_of(records)}. Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
+            made_on(records),
         )
     )
 

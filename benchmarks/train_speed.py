@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -26,10 +25,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from paired import between_markers
+from options import add_page, add_threads, parser_of, typed
+from pages import listed, write
+from records import hardware, versions
 from torch import nn
 
-import prunus
 from prunus.engine.config import Augment, Fit
 from prunus.engine.data import batches, load
 from prunus.engine.loop import fit
@@ -92,34 +92,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in cases:
             rates[case.name].append(remote(setting, case, options.threads))
             print(f"round {turn + 1}  {case.name}: {rates[case.name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
-    epoch = options.epoch_images or (IMAGENET if options.size >= 160 else 50_000)
-    text = "\n".join([head(options), *table(cases, rates, epoch)])
+    text = "\n".join([head(options), *table(cases, rates, epoch_images(options))])
     print(text)
     if options.write:
         place = "train_speed" if options.size < 160 else "train_speed_224"
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), place, text), "utf-8")
+        write(options.page, place, text)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = speed_parser(__doc__, warm=4)
+    add = made.add_argument
+    add("--gpus", default="", help="processes to measure beside one, such as 1,4; on a CPU always 2")
+    add("--data", default="", help="real images, as a row more: a name or folder, see `prunus train --help`")
+    add("--worker", default="", help=argparse.SUPPRESS)
+    return made
+
+
+def speed_parser(words: str | None, *, warm: int) -> argparse.ArgumentParser:
+    """What `train_speed.py` and `method_cost.py` take."""
+    made = parser_of(words)
     add = made.add_argument
     add("--model", default="resnet56")
     add("--size", type=int, default=32)
     add("--classes", type=int, default=10)
     add("--batch", type=int, default=128)
-    add("--steps", type=int, default=12, help="steps that one measurement takes the median of")
-    add("--warm", type=int, default=4, help="steps before it")
+    add("--steps", type=int, default=12, help="steps, or pairs of them, of one row in one round")
+    add("--warm", type=int, default=warm, help="steps before them")
     add("--rounds", type=int, default=3)
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--gpus", default="", help="processes to measure beside one, such as 1,4; on a CPU always 2")
-    add("--data", default="", help="real images, as a row more: a name or folder, see `prunus train --help`")
-    add("--epoch-images", type=int, default=0)
+    add_threads(made)
+    add("--epoch-images", type=int, default=0, help="0: 50,000, or those of ImageNet at 160 pixels and more")
     add("--only", default="", help="rows whose name contains this")
     add("--write", action="store_true", help="write the table to the page too")
-    add("--page", type=Path, default=Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md")
-    add("--worker", default="", help=argparse.SUPPRESS)
+    add_page(made)
     return made
+
+
+def epoch_images(options: argparse.Namespace) -> int:
+    return int(options.epoch_images or (IMAGENET if options.size >= 160 else 50_000))
 
 
 def rows(options: argparse.Namespace) -> list[Case]:
@@ -228,33 +238,19 @@ def images(setting: Setting, case: Case) -> Data:
 
 def head(options: argparse.Namespace) -> str:
     """What the figures depend on."""
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu()
+    more = typed(options, parser(), ("write", "page", "worker", "data"))
+    device = Runtime().torch_device
     return "\n".join(
         (
-            f"Command: `{' '.join(['python', f'benchmarks/{Path(__file__).name}', *given(options)])}`",
+            f"Command: `python benchmarks/train_speed.py{more}`",
             "",
             f"- {options.model} at {options.size} x {options.size}, batch {options.batch}, SGD, random crop and flip",
-            f"- Hardware: {processor}",
-            f"- Versions: Prunus {prunus.__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+            f"- Hardware: {hardware(device)}",
+            f"- Versions: {listed(versions())}",
             f"- {options.rounds} rounds, medians of {options.steps} steps each; seed 0",
             "",
         )
     )
-
-
-def given(options: argparse.Namespace) -> list[str]:
-    """The options that are not the defaults, as they were typed."""
-    skip = {"write", "page", "worker", "data"}
-    plain = vars(parser().parse_args([]))
-    return [f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items() if k not in skip and v != plain[k]]
-
-
-def cpu() -> str:
-    """Processor and cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def table(cases: Sequence[Case], rates: dict[str, list[float]], epoch: int) -> list[str]:

@@ -16,34 +16,29 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from paired import TOOLS, Record, alike, append, between_markers, conditions, read, table
-from torch import Tensor, nn
+from options import add_network, add_results, add_training, carried_out, parser_of, whole
+from pages import publish, section
+from paired import TOOLS, conditions, table
+from pretrained import Start, sgd, start_of, told
+from records import Record, alike, append, as_json, hardware, read, versions, wanted
+from torch import nn
 from torch_pruning_cut import Stepped, differs, removed_at, step_to
 
 import prunus
-from prunus.engine.config import Augment, Fit
-from prunus.engine.data import Data, load
-from prunus.engine.loop import evaluate, fit
-from prunus.engine.runtime import Runtime
-from prunus.engine.split import Split
+from prunus.engine.config import Fit
 from prunus.errors import InputError, PrunusError
 from prunus.methods import method_of
 from prunus.methods.score import Floats, Method, Search
-from prunus.models import load_weights, resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "versus_torch_pruning"
 NAMED = ("epochs", "batch_size", "lr", "optimizer", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule")
 """Settings of the fine-tuning that a record names; all others are the defaults."""
 
@@ -67,39 +62,16 @@ ROWS = (Row("L2, global", "l2", "global"), Row("L2, local", "l2", "local"), Row(
 class Job:
     """Everything that both tools share."""
 
-    model: str
-    weights: Path
-    data: Data
+    start: Start
     target: float
     after: Fit
-    device: str
     limit: int
-    compile: bool
     dense_accuracy: float = 0.0
-
-    def build(self) -> nn.Module:
-        """The dense network with the published weights."""
-        net = resolve(self.model, self.data.classes)
-        load_weights(net, self.weights)
-        return net.eval()
-
-    def example(self) -> Tensor:
-        return self.data.example()
-
-    def top1(self, net: nn.Module) -> float:
-        """Accuracy on the test part in percent, float32."""
-        metrics = evaluate(net, self.data, runtime=Runtime(self.device, channels_last=True))
-        return round(float(metrics.top1), 4)
 
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside tool, row and seed, as JSON gives it back."""
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()[:12]
-        fine = {name: getattr(self.after, name) for name in NAMED}
-        fine |= {"crop": self.after.augment.crop, "flip": self.after.augment.flip}
-        fine |= {"precision": "bf16", "channels_last": True, "compile": self.compile}
-        made = {"model": self.model, "weights": digest, "target": self.target, "limit": self.limit, "finetuning": fine}
-        found: dict[str, Any] = json.loads(json.dumps(made))
-        return found
+        made = {"model": self.start.model, "weights": self.start.digest, "target": self.target, "limit": self.limit}
+        return as_json(made | {"finetuning": told(self.after, NAMED, self.start.compile)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,52 +96,20 @@ class Drawn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            run(options)
-        report(options)
-    except ModuleNotFoundError as error:
-        if error.name != "torch_pruning":
-            raise
-        print("torch-pruning is not installed: pip install -r benchmarks/requirements.txt", file=sys.stderr)
-        return 2
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--model", default="resnet56", help="a bundled CIFAR ResNet")
-    add("--weights", type=Path, default=HERE.parent.parent / "shared/weights/cifar10-resnet/resnet56-4bfd9763.th")
-    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
-    add("--mean", type=numbers, default=(0.485, 0.456, 0.406))
-    add("--std", type=numbers, default=(0.229, 0.224, 0.225))
+    add_network(made, "resnet56")
     add("--target", type=float, default=0.5, help="fraction of the MACs that may remain")
     add("--seeds", type=whole, default=(0, 1, 2, 3, 4), help="0,1,2,3,4")
     add("--epochs", type=int, default=4)
-    add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
     add("--rows", default=",".join(row.method + ":" + row.scope for row in ROWS), help="of l2:global, l2:local, …")
-    add("--device", default="auto")
-    add("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile the fine-tuning")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "versus_torch_pruning.jsonl")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_training(made, compile=True)
+    add_results(made, __file__)
     return made
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
-def whole(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
 
 
 def rows_of(text: str) -> list[Row]:
@@ -181,24 +121,14 @@ def rows_of(text: str) -> list[Row]:
 
 
 def job_of(options: argparse.Namespace) -> Job:
-    data = load(options.data, mean=options.mean, std=options.std)
-    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-        raise InputError(f"{options.data} gives loaders; images in memory are needed")
-    if options.limit:
-        some = torch.arange(options.limit)
-        data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
-    augment = Augment(crop=4, flip=True)
-    after = Fit(options.epochs, 128, 0.02, momentum=0.9, weight_decay=5e-4, schedule="cosine", augment=augment)
-    if not options.weights.exists():
-        raise InputError(f"there is no file {options.weights}")
-    shared = (options.model, options.weights, data, options.target, after)
-    return Job(*shared, options.device, options.limit, options.compile)
+    start = start_of(options, options.limit)
+    return Job(start, options.target, sgd(options.epochs, 0.02), options.limit)
 
 
 def run(options: argparse.Namespace) -> None:
     """Every (seed, row, tool) that the results file lacks."""
     rows, job = rows_of(options.rows), job_of(options)
-    settings, dense = job.settings(), prunus.cost(job.build(), job.example()).macs
+    settings, dense = job.settings(), prunus.cost(job.start.build(), job.start.example()).macs
     for seed in options.seeds:
         for row in rows:
             for tool in TOOLS:
@@ -216,7 +146,7 @@ def run(options: argparse.Namespace) -> None:
                 if any(alike(record, key) for record in records):
                     continue
                 if not job.dense_accuracy:
-                    job = replace(job, dense_accuracy=job.top1(job.build()))
+                    job = replace(job, dense_accuracy=job.start.top1(job.start.build()))
                 record = {**key, **measured(job, made, seed, seconds), "dense_macs": dense}
                 append(options.results, record)
                 accuracy = record["accuracy"]
@@ -241,20 +171,22 @@ def beside(records: Sequence[Record], row: Row, seed: int, settings: dict[str, A
 
 
 def theirs(job: Job, row: Row, seed: int) -> Cut:
-    stepped, example = step(job, row, seed), job.example()
-    return Cut(stepped.model, {}, {"steps": stepped.steps, "differs": differs(job.build, example, stepped)})
+    stepped, start = step(job, row, seed), job.start
+    return Cut(stepped.model, {}, {"steps": stepped.steps, "differs": differs(start.build, start.example(), stepped)})
 
 
 def step(job: Job, row: Row, seed: int) -> Stepped:
-    net, example = job.build(), job.example()
+    if find_spec("torch_pruning") is None:
+        raise InputError("torch-pruning is not installed: pip install -r benchmarks/requirements.txt")
+    net, example = job.start.build(), job.start.example()
     limit = int(job.target * prunus.cost(net, example).macs)
     random = row.method == "random"
-    return step_to(net, example, limit, random=random, scope=row.scope, classes=job.data.classes, seed=seed)
+    return step_to(net, example, limit, random=random, scope=row.scope, classes=job.start.data.classes, seed=seed)
 
 
 def ours(job: Job, row: Row, seed: int, other: Record) -> Cut:
     """Cut to the MACs of Torch-Pruning's network. Raises PrunusError where the result is further away than NEAR."""
-    net, example, limit = job.build(), job.example(), int(other["macs"])
+    net, example, limit = job.start.build(), job.start.example(), int(other["macs"])
     ranking: Method | Search = method_of(row.method)
     stepped = None
     if row.method == "random":
@@ -279,13 +211,12 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def measured(job: Job, made: Cut, seed: int, cut_seconds: float) -> dict[str, Any]:
     """Measure, fine-tune, measure. What Torch-Pruning's record says already of the same network is not trained again:
     one seed on the same tensors gives the same result."""
-    now, cut, facts = prunus.cost(made.model, job.example()), job.top1(made.model), dict(made.facts)
-    runtime = Runtime(job.device, "bf16", channels_last=True, compile=job.compile, seed=seed)
+    start, facts = job.start, dict(made.facts)
+    now, cut = prunus.cost(made.model, start.example()), start.top1(made.model)
     seconds, finetuned = 0.0, facts.pop("finetuned_as", None)
     if trained := finetuned is None:
-        torch.compiler.reset()  # torch compiles a class for eight networks of other widths, and then no more
-        seconds = fit(made.model, job.data, job.after, runtime=runtime, progress=False).seconds
-        finetuned = job.top1(made.model)
+        seconds = start.train(made.model, job.after, seed)
+        finetuned = start.top1(made.model)
     return {
         "macs": now.macs,
         "params": now.params,
@@ -295,60 +226,28 @@ def measured(job: Job, made: Cut, seed: int, cut_seconds: float) -> dict[str, An
         "accuracy": {"cut": cut, "finetuned": finetuned},
         "trained": trained,
         "seconds": {"cut": cut_seconds, "finetuning": round(seconds, 1)},
-        "versions": {
-            "Prunus": prunus.__version__,
-            "Torch-Pruning": version("torch-pruning"),
-            "torch": torch.__version__,
-            "Python": platform.python_version(),
-        },
-        "hardware": hardware(runtime),
+        "versions": {"Prunus": prunus.__version__, "Torch-Pruning": version("torch-pruning"), **versions()},
+        "hardware": hardware(start.runtime(seed).torch_device),
     }
-
-
-def hardware(runtime: Runtime) -> str:
-    """Processor and cores, or the GPU."""
-    if runtime.torch_device.type == "cuda":
-        return torch.cuda.get_device_name(runtime.torch_device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
 
 
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     rows = [row.name for row in rows_of(options.rows)]
-    wanted = {"model": options.model, "target": options.target, "limit": options.limit}
-    records = [
-        r
-        for r in read(options.results)
-        if alike(r["settings"], wanted)
-        and r["settings"]["finetuning"]["epochs"] == options.epochs
-        and r["seed"] in options.seeds
-        and r["row"] in rows
-    ]
-    if not records:
-        raise InputError(f"{options.results} has no records with these settings")
+    key = {"model": options.model, "target": options.target, "limit": options.limit}
+    records = wanted(
+        options.results,
+        lambda r: (
+            alike(r["settings"], key)
+            and r["settings"]["finetuning"]["epochs"] == options.epochs
+            and r["seed"] in options.seeds
+            and r["row"] in rows
+        ),
+    )
     if any(r["settings"] != records[0]["settings"] for r in records):
         raise InputError(f"{options.results} mixes weights or fine-tuning settings; a table needs one of each")
-    script = Path(__file__)
-    text = "\n".join(
-        (
-            f"Command: `python {script.parent.name}/{script.name} --weights {options.weights.name} "
-            f"--data {Path(options.data).name}/`",
-            "",
-            conditions(records),
-            "",
-            table(records, rows, options.seeds),
-        )
-    )
-    print(text)
-    if options.report:
-        page = options.page
-        if not page.exists():
-            raise InputError(f"there is no page {page}")
-        page.write_text(between_markers(page.read_text("utf-8"), MARKERS, text), "utf-8")
+    made = table(records, rows, options.seeds)
+    publish(options, "versus_torch_pruning", section(__file__, options, conditions(records), made))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,17 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paired import Record, alike, append, between_markers, read
+from options import SHARED, add_results, add_training, carried_out, names, parser_of, whole
+from pages import made_on, publish, section
+from pretrained import limited
+from records import Record, append, as_json, hardware, known, versions, wanted
 from torch import nn
 
-import prunus
 from prunus.costs.report import weigh
 from prunus.engine.config import Fit
 from prunus.engine.data import Data, load
 from prunus.engine.loop import Checkpoints, evaluate, fit
 from prunus.engine.runtime import Runtime
-from prunus.engine.split import Split
-from prunus.errors import InputError, PrunusError
+from prunus.errors import InputError
 from prunus.lab import folder
 from prunus.lab.job import Cut, augmented, do
 from prunus.lab.rounds import HEAD, TARGET, Row, cells, rounds
@@ -48,8 +47,6 @@ from prunus.methods import Weights
 from prunus.methods.masks import considered
 from prunus.models import resolve
 
-HERE = Path(__file__).resolve().parent
-MARKERS = "weights_table"
 INCLUDE = ("biases",)
 ALLOWED = 3.0
 """Points that the first network may lose in one round."""
@@ -76,8 +73,7 @@ class Job:
         return self.out / f"{model.rpartition('/')[2]}-{digest}" / step.replace(" ", "-")
 
     def known(self, model: str, step: str) -> Record | None:
-        key = {"model": model, "step": step, "settings": self.settings}
-        return next((r for r in reversed(read(self.results)) if alike(r, key)), None)
+        return known(self.results, {"model": model, "step": step, "settings": self.settings})
 
     def network(self, model: str, step: str) -> nn.Module:
         """The network of a step that is done. Raises InputError where its folder is gone."""
@@ -92,60 +88,40 @@ class Job:
             place = folder.ready(str(self.place(model, step)))
             folder.write(place, net, None, self.description(model), {"step": step, "top1": row.top1})
         found = {"top1": round(row.top1, 4), "nonzero": row.nonzero, "seconds": round(row.seconds, 1), **facts}
-        versions = {"Prunus": prunus.__version__, "torch": torch.__version__, "Python": platform.python_version()}
         record = {"model": model, "step": step, "settings": self.settings, **found}
-        append(self.results, {**record, "versions": versions, "hardware": hardware()})
+        append(self.results, {**record, "versions": versions(), "hardware": hardware(self.runtime.torch_device)})
         print(f"{model}  {step}: {row.top1:.2f} %, {row.nonzero:,} parameters, {row.seconds:.0f} s", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what is missing, then print the table. Exit code 2 for wrong input."""
-    options = parser().parse_args(argv)
-    try:
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        if not options.report:
-            job = job_of(options)
-            for model in options.models:
-                run(job, model, max(options.rounds), options.fpgm)
-        report(options)
-    except PrunusError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """Run what is missing, then print the table. Exit code 2 for wrong input."""
+    return carried_out(parser().parse_args(argv), run, report)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = parser_of(__doc__)
     add = made.add_argument
-    add("--models", type=lambda text: tuple(text.split(",")), default=("alexnet", "resnet18", "resnet34"))
+    add("--models", type=names, default=("alexnet", "resnet18", "resnet34"))
     add("--classes", type=int, default=1000, help="outputs of the head, more than the data has")
-    add("--data", default=str(HERE.parent.parent / "shared/data/cifar10"))
+    add("--data", default=str(SHARED / "data" / "cifar10"))
     add("--resize", type=int, default=64)
     add("--epochs", type=int, default=6, help="of the dense networks")
     add("--round-epochs", type=int, default=1, help="of each round, and of FPGM")
-    add("--rounds", type=lambda text: tuple(map(int, text.split(","))), default=(1, 3, 5, 7, 9), help="rows: 1,3,5,7,9")
+    add("--rounds", type=whole, default=(1, 3, 5, 7, 9), help="rows: 1,3,5,7,9")
     add("--fpgm", default="macs=50%", metavar="TARGET", help="what FPGM leaves")
     add("--batch-size", type=int, default=256)
     add("--lr", type=float, default=3e-4, help="of Adam; the published 1e-3 is for pretrained weights")
-    add("--limit", type=int, default=0, help="use only so many images of each part (a smoke test)")
-    add("--device", default="auto")
-    add("--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile the training")
-    add("--threads", type=int, default=0, help="0: as torch chooses")
-    add("--results", type=Path, default=HERE / "results" / "weights_table.jsonl")
     add("--out", type=Path, default=Path("runs") / "weights_table", help="folder of the networks")
-    add("--report", action="store_true", help="run nothing; print the table and write it to the page")
-    add("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    add_training(made, compile=False)
+    add_results(made, __file__)
     return made
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on beside model and step, as JSON gives it back."""
-    names = ("classes", "resize", "epochs", "round_epochs", "batch_size", "lr", "limit", "compile", "fpgm")
-    made = {name: getattr(options, name) for name in names}
-    made |= {"data": Path(options.data).name, "target": TARGET, "include": INCLUDE, "precision": "bf16"}
-    found: dict[str, Any] = json.loads(json.dumps(made))
-    return found
+    kept = ("classes", "resize", "epochs", "round_epochs", "batch_size", "lr", "limit", "compile", "fpgm")
+    made = {name: getattr(options, name) for name in kept} | {"data": Path(options.data).name}
+    return as_json(made | {"target": TARGET, "include": INCLUDE, "precision": "bf16"})
 
 
 def job_of(options: argparse.Namespace) -> Job:
@@ -153,10 +129,7 @@ def job_of(options: argparse.Namespace) -> Job:
         raise InputError(f"--rounds {options.rounds} must be whole numbers of at least 1")
     data = load(options.data, resize=options.resize)
     if options.limit:
-        if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-            raise InputError(f"--limit needs images in memory, and {options.data} is streamed or gives loaders")
-        some = torch.arange(options.limit)
-        data = replace(data, train=data.train.subset(some), test=data.test.subset(some))
+        data = limited(data, options.limit)
     train = Fit(
         options.epochs,
         options.batch_size,
@@ -173,7 +146,14 @@ def job_of(options: argparse.Namespace) -> Job:
     return Job(data, train, again, runtime, options.out, options.results, options.classes, settings)
 
 
-def run(job: Job, model: str, last: int, fpgm: str) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Everything that the results file lacks."""
+    job = job_of(options)
+    for model in options.models:
+        steps(job, model, max(options.rounds), options.fpgm)
+
+
+def steps(job: Job, model: str, last: int, fpgm: str) -> None:
     """All steps of one network that are not done yet."""
     if job.known(model, "dense") is None:
         dense(job, model)
@@ -228,45 +208,21 @@ def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int) -> nn.
     return thin.model
 
 
-def hardware() -> str:
-    """Processor and cores, or the GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used"
-    )
-
-
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     settings = settings_of(options)
-    records = [r for r in read(options.results) if r["settings"] == settings and r["model"] in options.models]
-    if not records:
-        raise InputError(f"{options.results} has no records with these settings")
-    script = Path(__file__)
-    command = f"python {script.parent.name}/{script.name} --data {settings['data']}/"
-    versions = sorted({", ".join(f"{name} {v}" for name, v in r["versions"].items()) for r in records})
-    text = "\n".join(
+    records = wanted(options.results, lambda r: r["settings"] == settings and r["model"] in options.models)
+    conditions = "\n".join(
         (
-            f"Command: `{command}`",
-            "",
             f"- {settings['resize']} pixels, random weights at first, head of {settings['classes']} classes; Adam at "
             f"{settings['lr']:g} with a cosine, crop and mirror, {settings['precision']}; epochs: {settings['epochs']} "
             f"dense, {settings['round_epochs']} in each round and after the cut of FPGM to {settings['fpgm']}",
             "- weights: 70 % of what remains goes in each round, biases included, over the whole network",
-            f"- Hardware: {'; '.join(sorted({r['hardware'] for r in records}))}. Versions: {'; '.join(versions)}",
-            "",
-            *table(records, options),
+            made_on(records),
         )
     )
-    print(text)
-    if options.report:
-        if not options.page.exists():
-            raise InputError(f"there is no page {options.page}")
-        options.page.write_text(between_markers(options.page.read_text("utf-8"), MARKERS, text), "utf-8")
+    made = "\n".join(table(records, options))
+    publish(options, "weights_table", section(__file__, options, conditions, made))
 
 
 def table(records: Sequence[Record], options: argparse.Namespace) -> list[str]:

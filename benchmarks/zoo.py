@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from options import HERE, parser_of
+from records import made_apart
+
 MODELS = """
 vgg16_bn resnet18 resnet50 resnet152 resnext50_32x4d wide_resnet50_2 densenet121 densenet201 googlenet inception_v3
 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small efficientnet_b0 mnasnet1_0 shufflenet_v2_x1_0 squeezenet1_0
@@ -105,10 +105,10 @@ def page(rows: list[dict[str, object]], command: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--side", type=int, default=128, help="height and width of the example")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "zoo.md")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "zoo.md")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -116,13 +116,8 @@ def main() -> int:
         return 0
     rows = []
     for name in options.models:
-        call = [sys.executable, __file__, "--one", name, "--side", str(options.side)]
-        done = subprocess.run(call, capture_output=True, text=True, check=False)
-        if done.returncode:
-            error = done.stderr.strip().splitlines()[-1]
-            rows.append({"model": name, "side": options.side, "error": error})
-        else:
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+        found, why = made_apart(__file__, ["--one", name, "--side", str(options.side)])
+        rows.append(found or {"model": name, "side": options.side, "error": why})
         print(rows[-1], flush=True)
     command = "python benchmarks/zoo.py" + (f" --side {options.side}" if options.side != 128 else "")
     options.out.write_text(page(rows, command))

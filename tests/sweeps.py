@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prunus.lab.book import Swept
 from prunus.lab.errand import Ended, Errand, carry_out
+
+Go = Callable[..., Swept]
 
 NETS = """
 import os

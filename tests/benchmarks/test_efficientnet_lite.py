@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shared import ROOT
 from torch import nn
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def build() -> tuple[nn.Module, str]:
@@ -50,17 +44,9 @@ def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.
     x, y = draw.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8), np.arange(40) % 4
     np.savez(tmp_path / "data.npz", x_train=x[:4], y_train=y[:4], x_test=x, y_test=y)
     results = tmp_path / "results.jsonl"
-    words = [
-        "--data",
-        str(tmp_path / "data.npz"),
-        "--resize",
-        "8,8",
-        "--results",
-        str(results),
-        "--targets",
-        "macs=60%",
-    ]
-    words += ["--repairs", "none;reconstruct,statistics", "--calibrate", "24", "--seeds", "0,1", "--batch-size", "8"]
+    words = ["--data", str(tmp_path / "data.npz"), "--resize", "8,8", "--results", str(results)]
+    words += ["--targets", "macs=60%", "--repairs", "none;reconstruct,statistics"]
+    words += ["--calibrate", "24", "--seeds", "0,1", "--batch-size", "8"]
     assert main(words, build) == 0
     found = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
     assert [(r["seed"], r["repair"], r["measured"]) for r in found] == [

@@ -10,16 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shared import ROOT
 
 from prunus.models import resolve
 
 ROWS = ("dense", "pruned", "dense, int8", "pruned, int8")
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def record(seed: int, top1: float) -> dict[str, Any]:
@@ -63,18 +57,7 @@ def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.
     np.savez(tmp_path / "data.npz", **parts)
     results = tmp_path / "results.jsonl"
     words = ["--weights", str(tmp_path / "net.th"), "--data", str(tmp_path / "data.npz"), "--results", str(results)]
-    words += [
-        "--repair-images",
-        "16",
-        "--repair",
-        "statistics",
-        "--calibrate",
-        "16",
-        "--seconds",
-        "0.05",
-        "--targets",
-        "macs=50%",
-    ]
+    words += "--repair-images 16 --repair statistics --calibrate 16 --seconds 0.05 --targets macs=50%".split()
     assert main(words) == 0
     (line,) = results.read_text("utf-8").splitlines()
     found = json.loads(line)

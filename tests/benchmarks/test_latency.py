@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shared import ROOT
 
 import prunus.api
 from prunus.latency.machine import machine
@@ -25,8 +24,7 @@ def small():
 
 
 @pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "nets.py").write_text(NET)
 

@@ -8,20 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from shared import ROOT
 from torch import nn
 
 from prunus.errors import InputError
 from prunus.methods import METHODS, Magnitude
-from prunus.models import resolve
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def record(seed: int, finetuned: float) -> dict[str, Any]:
@@ -108,19 +99,18 @@ class Failing:
 
 
 def test_it_runs_and_a_second_start_runs_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    images: list[str],
+    weights: list[str],
 ) -> None:
     import protocol
     import protocol_rows
 
-    torch.manual_seed(0)
-    torch.save(resolve("resnet20", 10).state_dict(), tmp_path / "net.pt")
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (40, 3, 32, 32), np.uint8), np.arange(40) % 10
-    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     page = tmp_path / "page.md"
     page.write_text("<!-- protocol: begin -->\n<!-- protocol: end -->\n")
-    given = ["--weights", str(tmp_path / "net.pt"), "--data", str(tmp_path / "data.npz"), "--epochs", "2"]
+    given = [*weights, *images, "--epochs", "2"]
     given += ["--results", str(tmp_path / "r.jsonl"), "--page", str(page), "--device", "cpu", "--targets", "50"]
     given += ["--only", "random;small net from scratch;slimming;l2, global, then fold", "--seeds", "0"]
     assert protocol.main(given) == 0

@@ -10,15 +10,9 @@ from typing import Any
 
 import pytest
 from runfolders import begun, made
-from shared import ROOT
 
 from prunus.errors import InputError, UnknownName
 from prunus.lab.recipe import plain
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def section(name: str) -> Any:

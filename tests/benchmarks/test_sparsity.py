@@ -6,17 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from shared import ROOT
 
 from prunus.models import resolve
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def record(row: str, trained: float, cut: float, gone: int, macs: int, seed: int = 0) -> dict[str, Any]:
@@ -53,7 +46,9 @@ def test_without_the_plain_run_nothing_is_claimed() -> None:
     assert "| unknown |" in line and line.endswith("| no |")
 
 
-def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_and_a_second_start_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: list[str]
+) -> None:
     from sparsity import main
 
     torch.manual_seed(0)
@@ -64,12 +59,9 @@ def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.
             for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias):
                 tensor[:2] = 0
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (32, 3, 32, 32), np.uint8), np.arange(32) % 10
-    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     page = tmp_path / "page.md"
     page.write_text("<!-- sparsity: begin -->\n<!-- sparsity: end -->\n")
-    given = ["--weights", str(tmp_path / "net.pt"), "--data", str(tmp_path / "data.npz"), "--epochs", "1"]
+    given = ["--weights", str(tmp_path / "net.pt"), *images, "--epochs", "1"]
     given += ["--results", str(tmp_path / "r.jsonl"), "--page", str(page), "--device", "cpu", "--no-compile"]
     given += ["--rows", "lasso", "--lam", "lasso=1e-4"]
     assert main(given) == 0

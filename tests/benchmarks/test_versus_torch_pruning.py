@@ -1,4 +1,4 @@
-"""benchmarks/versus_torch_pruning.py: its statistics, its page, and a tiny run of both tools."""
+"""benchmarks/versus_torch_pruning.py: its statistics, and a tiny run of both tools."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from shared import ROOT
 
 from prunus.errors import InputError
-from prunus.models import resolve
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
 
 def record(tool: str, seed: int, cut: float, finetuned: float) -> dict[str, Any]:
@@ -52,18 +43,9 @@ def test_the_table_pairs_seeds_and_marks_what_is_incomplete() -> None:
     assert whole.splitlines()[-1].endswith("| +0.50 ... +0.50 | -0.50 | yes |".replace("...", "…"))
 
 
-def test_only_what_is_between_the_markers_changes() -> None:
-    from paired import between_markers
-
-    page = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n"
-    assert between_markers(page, "x", "new") == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
-    with pytest.raises(InputError, match="y: begin"):
-        between_markers(page, "y", "new")
-
-
 def trained_again(shared: list[str]) -> dict[str, float]:
     """Prunus's network of the random row, fine-tuned although Torch-Pruning's is the same."""
-    from paired import read
+    from records import read
     from versus_torch_pruning import ROWS, Cut, beside, job_of, measured, ours, parser
 
     options = parser().parse_args(shared)
@@ -75,19 +57,16 @@ def trained_again(shared: list[str]) -> dict[str, float]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_both_tools_run_and_a_second_start_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_tools_run_and_a_second_start_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: list[str], weights: list[str]
+) -> None:
     pytest.importorskip("torch_pruning", reason="needs torch-pruning (benchmarks/requirements.txt)")
     from versus_torch_pruning import main
 
-    torch.manual_seed(0)
-    torch.save(resolve("resnet20", 10).state_dict(), tmp_path / "net.pt")
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (32, 3, 32, 32), np.uint8), np.arange(32) % 10
-    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     page = tmp_path / "page.md"
     page.write_text("<!-- versus_torch_pruning: begin -->\n<!-- versus_torch_pruning: end -->\n")
-    shared = ["--model", "resnet20", "--weights", str(tmp_path / "net.pt"), "--data", str(tmp_path / "data.npz")]
-    shared += ["--epochs", "1", "--seeds", "0", "--results", str(tmp_path / "r.jsonl"), "--page", str(page)]
+    shared = ["--model", "resnet20", *weights, *images, "--epochs", "1", "--seeds", "0"]
+    shared += ["--results", str(tmp_path / "r.jsonl"), "--page", str(page)]
     shared += ["--rows", "l2:global,random:local", "--device", "cpu", "--no-compile"]
     assert main(shared) == 0
     theirs, ours, drawn, taken = map(json.loads, (tmp_path / "r.jsonl").read_text().splitlines())

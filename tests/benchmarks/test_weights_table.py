@@ -7,38 +7,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from shared import ROOT
 
 from prunus.lab import folder
 from prunus.lab.job import Cut
 from prunus.lab.rounds import rounds
 
 
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
-def words(tmp_path: Path) -> list[str]:
-    draw = np.random.default_rng(0)
-    images, labels = draw.integers(0, 256, (32, 3, 32, 32), np.uint8), np.arange(32) % 10
-    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+def words(tmp_path: Path, images: list[str]) -> list[str]:
     (tmp_path / "page.md").write_text("<!-- weights_table: begin -->\n<!-- weights_table: end -->\n")
-    given = ["--models", "resnet20", "--classes", "12", "--data", str(tmp_path / "data.npz"), "--resize", "32"]
+    given = ["--models", "resnet20", "--classes", "12", *images, "--resize", "32"]
     given += ["--epochs", "1", "--rounds", "1,3", "--batch-size", "16", "--device", "cpu"]
     given += ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "r.jsonl")]
     return [*given, "--page", str(tmp_path / "page.md")]
 
 
 def test_the_steps_are_those_of_one_series_and_are_done_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: list[str]
 ) -> None:
     from weights_table import job_of, main, parser
 
-    given = words(tmp_path)
+    given = words(tmp_path, images)
     assert main(given) == 0
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     by: dict[str, Any] = {line["step"]: line for line in lines}

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Inside, recipe
+from sweeps import Go, Inside
 
 import prunus
 from prunus.engine.history import Epoch
 from prunus.errors import InputError, UnknownName
 from prunus.lab import judge
 from prunus.lab import sweep as sweeping
-from prunus.lab.book import Swept
 from prunus.lab.errand import Ended, Errand
 from prunus.lab.judge import Judge, Stopped, sqlite, study_of
 from prunus.lab.runs import find, read
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
-
-Go = Callable[..., Swept]
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> dict[str, Any]:
-    return recipe(tmp_path)
-
-
-@pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
-    found = Inside()
-    monkeypatch.setattr(sweeping, "_crew", lambda *words: found)
-    return found
-
-
-@pytest.fixture
-def go(tmp_path: Path) -> Go:
-    def call(raw: Any, *overrides: str, **more: Any) -> Swept:
-        return prunus.sweep(raw, overrides, out=tmp_path / "runs", threads=1, say=lambda line: None, **more)
-
-    return call
 
 
 def test_two_objectives_on_the_validation_part(raw: dict[str, Any], go: Go, inside: Inside) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Inside, recipe
+from sweeps import Go, Inside
 
 import prunus
 from prunus.cli import main
 from prunus.errors import InputError, UnknownName
 from prunus.lab import chain, crew
 from prunus.lab import sweep as sweeping
-from prunus.lab.book import Swept
 from prunus.lab.crew import Carry, Here, jobs_here, take_turns
 from prunus.lab.errand import Ended, Errand
 from prunus.lab.explain import toml
@@ -24,31 +22,6 @@ from prunus.lab.grid import axes, points
 from prunus.lab.recipe import load
 from prunus.lab.runs import entries, find, read
 from prunus.lab.stages import Busy, Place, claimed, in_turn
-
-Go = Callable[..., Swept]
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> dict[str, Any]:
-    return recipe(tmp_path)
-
-
-@pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
-    """Runs are made in this process."""
-    found = Inside()
-    monkeypatch.setattr(sweeping, "_crew", lambda *words: found)
-    return found
-
-
-@pytest.fixture
-def go(tmp_path: Path) -> Go:
-    def call(raw: Any, *overrides: str, lines: list[str] | None = None, **more: Any) -> Swept:
-        told: list[str] = [] if lines is None else lines
-        return prunus.sweep(raw, overrides, out=tmp_path / "runs", threads=1, say=told.append, **more)
-
-    return call
-
 
 GRID = {"prune.target": ["macs=60%", "macs=40%"], "prune.method": ["l1", "random"]}
 
