@@ -80,8 +80,9 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
         import timm
 
         model = timm.create_model(short, pretrained=False)
-        size = model.pretrained_cfg.get("input_size", (3, 224, 224))
-        return model, torch.randn(1, *size)
+        channels, *usual = model.pretrained_cfg.get("input_size", (3, 224, 224))
+        small = torch.randn(1, channels, *(min(side, SIDE) for side in usual))
+        return model, small if takes(model, small) else torch.randn(1, channels, *usual)
     import torchvision
 
     options: dict[str, Any] = {"weights": None}
@@ -108,6 +109,18 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
         return model, ([torch.rand(3, 160, 160)], [target])
     side = {"inception_v3": 299, "maxvit_t": 224}.get(short) or getattr(model, "image_size", None) or SIDE
     return model, torch.randn(1, 3, side, side)
+
+
+def takes(model: Any, example: Any) -> bool:
+    """Whether a model computes something from an input of this size; some are made for one size."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def row(kind: str, name: str) -> dict[str, Any]:
@@ -196,7 +209,7 @@ def page(rows: Sequence[Record]) -> Iterator[str]:
         f"{timm.__version__}, Python {platform.python_version()}, CPU, {os.cpu_count()} cores (shared); seed 0, random "
         "weights, norms drawn anew (of detectors around the example's activations), macs=50%, magnitude scores and "
         "three random plans; images of "
-        f"{SIDE} pixels where a torchvision model takes any size (detectors 160, video from 112), the usual for timm."
+        f"{SIDE} pixels where a model takes that (detectors 160, video from 112), else its usual size."
     )
     yield ""
     yield "| | models | pruned, exact, on budget | refused | failed |"
