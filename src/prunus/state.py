@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -23,6 +24,30 @@ def call_model(model: nn.Module, example: Any) -> Any:
     if isinstance(example, Mapping):
         return model(**example)
     return model(*example) if isinstance(example, tuple) else model(example)
+
+
+@contextlib.contextmanager
+def uncheckpointed() -> Iterator[None]:
+    """Regions under `torch.utils.checkpoint` run as plain code: run again in a backward, they would be seen by no mode
+    that was on in the forward, and update running statistics twice."""
+
+    class Plain:
+        @staticmethod
+        def apply(function: Any, preserve: Any, *args: Any) -> Any:
+            return function(*args)
+
+    found = vars(torch.utils.checkpoint)
+    stand_ins: dict[str, Any] = {"CheckpointFunction": Plain}
+    stand_ins |= {name: lambda *_, **__: iter((None,)) for name in found if name.startswith(GENERATOR)}
+    was = {name: found[name] for name in stand_ins}
+    found.update(stand_ins)
+    try:
+        yield
+    finally:
+        found.update(was)
+
+
+GENERATOR = "_checkpoint_without_reentrant_generator"  # what a region starts and ends with; torch 2.13 has two
 
 
 def example_tensors(example: Any) -> list[Tensor]:

@@ -30,7 +30,7 @@ from .errors import PrunusError
 from .methods import Method
 from .plan import Plan
 from .result import Pruned
-from .state import call_model, fresh
+from .state import call_model, fresh, uncheckpointed
 from .surgery import apply
 from .target import Target
 
@@ -186,7 +186,8 @@ def _trained(small: nn.Module, example: Any) -> list[str]:
     for parameter in net.parameters():
         parameter.requires_grad_(True)
     try:
-        made = [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor) and t.requires_grad]
+        with uncheckpointed():
+            made = [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor) and t.requires_grad]
         torch.stack([t.float().square().mean() for t in made]).sum().backward()
     except RuntimeError as error:
         return [f"trainable: {str(error).splitlines()[0]}"]
@@ -196,7 +197,7 @@ def _trained(small: nn.Module, example: Any) -> list[str]:
 
 def _outputs(net: nn.Module, example: Any) -> list[Tensor]:
     net = copy.deepcopy(net).eval()
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), uncheckpointed():
         torch.manual_seed(0)
         return [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor)]
 

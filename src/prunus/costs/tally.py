@@ -14,7 +14,7 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 
 from prunus.errors import ExampleError
-from prunus.state import as_found, fresh, modules_of, same_draws
+from prunus.state import as_found, fresh, modules_of, same_draws, uncheckpointed
 
 __all__ = ["Inputs", "Tally", "follow", "forward"]
 
@@ -100,6 +100,7 @@ def forward(model: nn.Module, inputs: Inputs, tally: Tally, mode: TorchFunctionM
             module.training = False
         # With a function mode active, attention and encoder layers take their ordinary path, not one fused operation.
         stack.enter_context(mode or BaseTorchFunctionMode())
+        stack.enter_context(uncheckpointed())
         if "torch._dynamo" in sys.modules:  # parts of the model may be compiled; only eager calls can be followed
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(tensor.is_cuda for tensor in model.parameters()):

@@ -21,11 +21,17 @@ ZERO = -1
 
 @dataclass(frozen=True)
 class Label:
-    """The planes of one tensor, the op that made it, and why an axis without a plane is fixed."""
+    """The planes of one tensor, the op that made it, why an axis without a plane is fixed, and the planes of which it
+    tells places."""
 
     planes: tuple[Tensor, ...] = ()
     why: str = "it has a fixed width"
     op: int | None = None
+    places: tuple[Tensor, ...] = ()
+
+
+class Places(list[Tensor]):
+    """The planes of an operand of which a result tells places, as that of `max` does: pinned as soon as it is used."""
 
 
 def varying(plane: Tensor) -> tuple[int, ...]:
@@ -135,10 +141,11 @@ class Book:
     reasons: dict[str, int] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
-    links: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    links: list[tuple[Tensor, Tensor, str]] = field(default_factory=list)  # keep the same share, and why
     folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)  # weight -> the entries of what is added to its rows
     counting: bool = True
+    spoken: bool = False  # a view was given a width as a number
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
         """The ids of one axis of a parameter or buffer; new ones at the first call."""

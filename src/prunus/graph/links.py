@@ -26,7 +26,7 @@ def whole(ids: Ints, solved: Solved) -> int | None:
 def sets(book: Book, solved: Solved) -> list[set[int]]:
     """The groups that are linked, directly or through others."""
     found: list[set[int]] = []
-    for a, b in book.links:
+    for a, b, _ in book.links:
         one, other = whole(a.numpy(), solved), whole(b.numpy(), solved)
         if one is not None and other is not None and one != other:
             mine = {one, other}
@@ -54,16 +54,23 @@ def broken(book: Book, solved: Solved, blocks: Mapping[int, Ints]) -> list[tuple
             book.pin(torch.from_numpy(free), why)
             again.append((free[:1], free[:1]))
 
-    for a, b in book.links:
+    for a, b, why in book.links:
         ends = (a.numpy(), b.numpy())
-        if None in [whole(ids, solved) for ids in ends]:
+        if None in [whole(ids, solved) for ids in ends] and not alike(*ends, solved):
             for mine, other in (ends, ends[::-1]):
-                hold(mine, f"heads × width must stay what the projection reads, and {cause(other, solved)}")
+                hold(mine, f"{why}, and {cause(other, solved)}")
     for groups in sets(book, solved):
         if shares(groups, solved, blocks) == 1:
+            why = next(why for a, _, why in book.links if whole(a.numpy(), solved) in groups)
             for g in groups:
-                hold(solved.roots[g], "heads × width must stay what the projection reads, and no smaller pair divides")
+                hold(solved.roots[g], f"{why}, and no smaller pair divides")
     return again
+
+
+def alike(a: Ints, b: Ints, solved: Solved) -> bool:
+    """Whether both are the same channels, as often."""
+    one, other = (np.sort(np.where(ids < 0, -1, solved.root[np.maximum(ids, 0)])) for ids in (a, b))
+    return np.array_equal(one, other)
 
 
 def cause(ids: Ints, solved: Solved) -> str:

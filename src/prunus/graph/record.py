@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError
 from ..state import modules_of, tensors_in, tensors_of
-from .labels import Book, Check, Label, compress, varying, vector
+from .labels import Book, Check, Label, Places, compress, varying, vector
 from .opened import opened
 from .own import watched
 from .splits import Site, Splits, inherited
@@ -163,6 +163,8 @@ class Tracer(TorchFunctionMode):
             self.names.setdefault(id(tensor), name)
         for path, module in modules_of(self.model):
             self.paths.setdefault(id(module), path)
+        convs = [m for _, m in modules_of(self.model) if isinstance(m, nn.modules.conv._ConvNd)]
+        self.kernels = {id(m._parameters.get("weight")) for m in convs}  # whose axes after the second are no channels
         # The activations of an outline take no memory and may stay; all others go when the model lets go of them.
         self.labels: MutableMapping[Tensor, Label] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
         self.sources: MutableMapping[Tensor, Any] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
@@ -180,6 +182,8 @@ class Tracer(TorchFunctionMode):
         """What is known of a tensor. A parameter used as an operand gets ids on each of its axes."""
         found = self.labels.get(tensor)
         if found is not None:
+            for plane in found.places:
+                self.book.pin(plane, "the places of its largest or smallest entries are read")
             return found
         name = self.names.get(id(tensor))
         if name is None:
@@ -187,7 +191,7 @@ class Tracer(TorchFunctionMode):
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return Label(why=f"it meets the integer buffer {name}")
         planes = []
-        for axis, length in enumerate(tensor.shape):
+        for axis, length in enumerate(tensor.shape[:2] if id(tensor) in self.kernels else tensor.shape):
             if length > 1:
                 ids = self.book.axis(name, axis, length, "operand")
                 planes.append(ids.reshape([-1 if d == axis else 1 for d in range(tensor.dim())]).expand(tensor.shape))
@@ -219,6 +223,9 @@ class Tracer(TorchFunctionMode):
         return self.book.fixed(label.why, tensor.shape[axis])
 
     def mark(self, tensor: Tensor, planes: tuple[Tensor, ...] | list[Tensor], why: str) -> None:
+        if isinstance(planes, Places):
+            self.labels[tensor] = Label((), why, len(self.ops) - 1, tuple(planes))
+            return
         kept = []
         for given in planes:
             plane = given if id(given) in self.tight else compress(given)
@@ -263,7 +270,7 @@ class Tracer(TorchFunctionMode):
         operands = tensors_in((call.args, call.kwargs))
         if not operands:
             return
-        before = {id(t): found for t in operands if (found := self.labels.get(t)) is not None}
+        before = {id(t): self.label(t) for t in operands if t in self.labels}
         rule = self.rules.get(call.func) or self.rules.get(op_name(call.func))
         self.note(call, operands, before, rule)
         if rule is None or call.kwargs.get("out") is not None:
@@ -322,6 +329,9 @@ class Tracer(TorchFunctionMode):
         if path is not None:
             self.entered.append(Entered(path, len(self.ops), self.stack[-1][2]))
             self.stack.append((module, path, len(self.entered) - 1))
+            if isinstance(module, nn.Transformer) and args:  # it compares this with what it is given
+                with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+                    self.book.count("attribute", path, 0, "d_model", self.read(args[0], -1))
 
     def leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
         *kwargs, out = rest  # after an exception torch leaves the keywords out

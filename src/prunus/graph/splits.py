@@ -9,20 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from .labels import Check, compress, spelled, varying, vector
+from .labels import Check, along, compress, spelled, varying, vector
+from .told import Told
 
 if TYPE_CHECKING:
     from .record import Call
 
 HEADS, WIDTH, NEITHER = "heads", "width", "neither"
 OF_HEADS = re.compile(r"(^|_)(num|n)_?(\w+_)?(heads?|groups)$|heads$")
-OF_WIDTH = re.compile(r"dim|width|channel|embed|feature|hidden|inner|planes|d_model|size|head_")
+OF_WIDTH = re.compile(r"dim|width|channel|embd|embed|feature|hidden|inner|planes|d_model|size|head_")
 OF_PLACES = re.compile(r"window|patch|image|img|grid|seq|token|max_|vocab|stride|kernel")
 
 
@@ -104,6 +105,13 @@ def carried(call: Call, x: Tensor, out: Tensor, how: Callable[[Tensor], Tensor])
     moved = replace(found, plane=plane, rows=rows)
     call.tracer.sources[out] = moved
     return moved
+
+
+def followed(call: Call, x: Tensor, out: Tensor) -> None:
+    """A depthwise convolution: its result has the entries of its operand, and is not proportional to them."""
+    found = call.tracer.sources.get(x)
+    if found is not None and found.plane is not None and varying(found.plane) == (x.dim() - out.dim() + 1,):
+        call.tracer.sources[out] = replace(found, plane=along(vector(found.plane, 1), 1, out.shape), rows=None)
 
 
 def chained(call: Call, tensors: Sequence[Tensor], dim: int, out: Tensor) -> None:
@@ -188,8 +196,10 @@ def batched(call: Call, x: Tensor, along: Collection[int] | None = None) -> None
 def split(call: Call, after: Tensor, axes: tuple[int, ...], source: Source | None, out: Tensor) -> int:
     """The axis of a split along which channels stay apart; they are tied along the others."""
     tracer, book = call.tracer, call.book
+    sizes = sizes_of(call, after)
+    last = next((axis for axis in axes if sizes and sizes[axis] == -1), axes[-1])  # what the code leaves open
     if isinstance(book, Check) or source is None or source.plane is None:
-        return axes[-1]
+        return last
     nth = tracer.split.setdefault(call.path, 0)
     tracer.split[call.path] += 1
     kind = kind_of(call)
@@ -199,7 +209,7 @@ def split(call: Call, after: Tensor, axes: tuple[int, ...], source: Source | Non
     tracer.sources[out] = replace(source, sites=(*source.sites, site))
     known, choice = tracer.splits.sites.get((call.path, nth)), tracer.splits.choices.get(kind)
     if known is None or known.heads is None or known.width is None:
-        return axes[-1]
+        return last
     if choice is None or not known.known:
         return axes[known.width]
     if choice.keep == NEITHER:
@@ -224,15 +234,27 @@ def stated(call: Call, after: Tensor, axes: tuple[int, ...], site: Site, free: i
         if is_width(name):
             state(call, name, area)
     if choice.linked and site.reads is not None and site.reads.numel() == area.numel():
-        call.book.links.append((line, site.reads))
+        call.book.links.append((line, site.reads, "heads × width must stay what the projection reads"))
 
 
-def state(call: Call, name: str, ids: Tensor) -> None:
+def state(call: Call, name: str, ids: Tensor, path: str | None = None, place: int = 0) -> None:
     """An attribute states how many these are; if it states others too, both keep the same share."""
-    known = call.book.axes.get(("attribute", f"{call.path}:{name}", 0))
+    path = call.path if path is None else path
+    known = call.book.axes.get(("attribute", f"{path}:{name}", place))
     if known is not None and known.ids.shape == ids.shape and not torch.equal(known.ids, ids):
-        call.book.links.append((known.ids, ids))
-    call.book.count("attribute", call.path, 0, name, ids)
+        call.book.links.append((known.ids, ids, f"{name} of {path or 'the model'} states both widths"))
+    call.book.count("attribute", path, place, name, ids)
+
+
+def said(call: Call, number: Any, ids: Tensor) -> bool:
+    """Whether a number in the code is an attribute of a module, which states from now on how many these are."""
+    if not isinstance(number, Told) or number != ids.numel() or isinstance(call.book, Check):
+        return False
+    around = [path for _, path, _ in call.tracer.stack]
+    if number.path not in around and not number.path.startswith(call.path + "." if call.path else ""):
+        return False  # a cache of the user's own may hold the number of another module
+    state(call, number.name, ids, number.path, number.place)
+    return True
 
 
 def kind_of(call: Call) -> str:
@@ -254,16 +276,28 @@ def numbers(call: Call, value: int) -> list[str]:
     return [n for n, v in found if isinstance(v, int) and not isinstance(v, bool) and v == value > 1]
 
 
+def sizes_of(call: Call, out: Tensor) -> list[Any]:
+    """What a view was given for each axis of its result; nothing where it was given something else."""
+    given = [v for v in tree_iter((call.args[1:], call.kwargs)) if isinstance(v, int)]
+    fits = len(given) == out.dim() and all(a in (-1, b) for a, b in zip(given, out.shape, strict=True))
+    return given if fits else []
+
+
 def written(call: Call, after: Tensor) -> None:
     """A view in which a width is given as a number, and an attribute of the module is that number: it follows."""
-    given = {v for v in tree_iter((call.args[1:], call.kwargs)) if isinstance(v, int)}
     if isinstance(call.book, Check) or kind_of(call) in call.tracer.splits.choices:  # there `stated` knows more
         return
+    given = {v for v in tree_iter((call.args[1:], call.kwargs)) if isinstance(v, int)}
+    sizes = sizes_of(call, after)
     for axis in varying(after):
-        if after.shape[axis] in given:
-            for name in numbers(call, after.shape[axis]):
-                if is_width(name):
-                    call.book.count("attribute", call.path, 0, name, vector(after, axis))
+        if after.shape[axis] not in given or (sizes and sizes[axis] == -1):
+            continue
+        call.book.spoken = True
+        if sizes and said(call, sizes[axis], vector(after, axis)):
+            continue
+        for name in numbers(call, after.shape[axis]):
+            if is_width(name):
+                call.book.count("attribute", call.path, 0, name, vector(after, axis))
 
 
 def made_by(call: Call, out: Tensor, weight: Tensor, bias: Tensor | None, axis: int, read: Tensor) -> None:
@@ -271,7 +305,15 @@ def made_by(call: Call, out: Tensor, weight: Tensor, bias: Tensor | None, axis: 
     added to them."""
     tracer = call.tracer
     name = tracer.names.get(id(weight))
-    if name is None or weight in tracer.labels or isinstance(tracer.book, Check):
+    if isinstance(tracer.book, Check):
+        return
+    if weight in tracer.labels:  # computed, or a part of a packed weight
+        ids = next((vector(p, 0) for p in call.label(weight).planes if varying(p) == (0,)), None)
+        if ids is not None:
+            plane = along(ids, axis, out.shape)
+            tracer.sources[out] = Source(plane, plane if bias is None else None, read)
+        return
+    if name is None:
         return
     ids = tracer.book.axis(name, 0, weight.shape[0], "out")
     plane = ids.reshape([-1 if d == axis % out.dim() else 1 for d in range(out.dim())]).expand(out.shape)

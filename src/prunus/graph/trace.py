@@ -16,7 +16,17 @@ from torch.utils._pytree import tree_iter
 
 from ..errors import ExampleError, ModelError, PrunusError, UnknownName
 from ..outline import Outline, shape_of
-from ..state import as_found, call_model, example_tensors, fresh, modules_of, seeded, tensors_of, unwrapped
+from ..state import (
+    as_found,
+    call_model,
+    example_tensors,
+    fresh,
+    modules_of,
+    seeded,
+    tensors_of,
+    uncheckpointed,
+    unwrapped,
+)
 from .coupling import (
     VALUES,
     Attribute,
@@ -42,6 +52,7 @@ from .record import Call, Op, Tracer, op_name
 from .residual import Residual, residuals
 from .rules import table
 from .splits import Site, Splits
+from .told import telling
 
 BATCH_NORM_TRAINING = 5
 
@@ -88,7 +99,7 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
         given = fresh(example)
         for tensor in example_tensors(given):
             tracer.mark(tensor, (), "it meets the model's input")
-        with tracer.watching():
+        with tracer.watching(), uncheckpointed():
             return call_model(model, given)
     except PrunusError:
         raise
@@ -193,7 +204,7 @@ def observe(
     found: tuple[Residual, ...] = ()
     passes: list[Pass] = []
     sites: list[Site] = []
-    with as_found(one, values=outline is None), torch.no_grad():
+    with as_found(one, values=outline is None), telling(one), torch.no_grad():
         for training in (False, True):
             for _, module in modules_of(one):
                 module.training = training

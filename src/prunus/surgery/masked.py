@@ -26,8 +26,9 @@ from ..graph.own import known
 from ..graph.record import SUMS, Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
+from ..graph.rules.products import LIKENESS, axis_read
 from ..plan import Plan
-from ..state import call_model, fresh
+from ..state import call_model, fresh, uncheckpointed
 from .masked_own import own
 
 DROPOUT = frozenset(
@@ -77,7 +78,7 @@ class Neutral(TorchFunctionMode):
 def neutral_run(model: nn.Module, example: Any, double: bool) -> Any:
     """One forward of the cut network."""
     given = fresh(example)
-    with Neutral(double):
+    with Neutral(double), uncheckpointed():
         return call_model(model, given)
 
 
@@ -266,6 +267,16 @@ def reduces(mask: Masking, call: Call) -> Any:
     return mask.run(call, read)
 
 
+def compares(mask: Masking, call: Call) -> Any:
+    """Similarities and distances over the kept entries of the axis that both operands are read along."""
+    a, b, dim = call.args[0], call.args[1], axis_read(call)
+    keep = mask.kept(call, a, dim)
+    if keep is None or not mask.counted or b.shape[dim] != a.shape[dim]:
+        return sums_up(mask, call)
+    rest = tuple(t.index_select(dim, keep) for t in (a, b))
+    return neutral(call.func, (*rest, *call.args[2:]), call.kwargs, mask.double)
+
+
 def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
     from ..models.shortcut import take
 
@@ -291,11 +302,16 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
                 "gru",
                 "rnn_tanh",
                 "rnn_relu",
+                "gru_cell",
+                "lstm_cell",
+                "rnn_tanh_cell",
+                "rnn_relu_cell",
             ],
             sums_up,
         ),
         (["einsum"], contracts),
         (["scaled_dot_product_attention"], attends),
+        (list(LIKENESS), compares),
         (["layer_norm", "rms_norm"], over_last),
         (["group_norm"], over_groups),
         (SOFTMAX, over_axis),

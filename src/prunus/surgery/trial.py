@@ -29,6 +29,7 @@ from .unfold import exact
 
 WRITTEN = "its width is written down in the code or in an attribute"
 NUMBER = "its width is used as a number"
+SUSPECTS = 12  # more groups than this are not tried one by one
 
 
 @dataclass
@@ -115,7 +116,7 @@ def settle(
             while now.barren(traced):
                 traced = now.traced()
         else:
-            for g in found.groups or near(coupling, found.where):
+            for g in guilty(traced, coupling, example, found):
                 now.hold(traced, coupling.groups[g], found.why)
         coupling = traced.coupling()
     return traced.coupling() if any(factor.sure for factor in traced.book.folds.values()) else coupling
@@ -153,6 +154,23 @@ def near(coupling: Coupling, where: str | None) -> Sequence[int]:
     return range(len(coupling.groups))
 
 
+def guilty(traced: Traced, coupling: Coupling, example: Any, found: Trouble) -> Sequence[int]:
+    """Of the groups that a trial blames, those that make trouble when they alone are cut; all where none does."""
+    blamed = found.groups or near(coupling, found.where)
+    if not 1 < len(blamed) <= SUSPECTS:
+        return blamed
+    channels = traced.channels(coupling)
+    alone = [unit for unit in units(coupling) if unit & {*blamed}]
+    alone = [unit for unit in alone if cut_trial(traced, coupling, channels, example, unit)]
+    return sorted({g for unit in alone for g in unit}) or blamed
+
+
+def units(coupling: Coupling) -> list[frozenset[int]]:
+    """Groups that shrink together."""
+    linked = [frozenset(linked) for linked in coupling.links]
+    return linked + [frozenset([g]) for g in range(len(coupling.groups)) if not any(g in mine for mine in linked)]
+
+
 def trial(traced: Traced, coupling: Coupling, example: Any) -> Trouble | None:
     """Take the smallest steps, run the result and hold it against the dense run."""
     channels = traced.channels(coupling)
@@ -164,16 +182,16 @@ def trial(traced: Traced, coupling: Coupling, example: Any) -> Trouble | None:
 
 
 def cuts(traced: Traced, coupling: Coupling, channels: Tensor) -> Iterator[frozenset[int]]:
-    """The sets of groups that trials cut: all; and where channel axes are split into heads, so many that any two groups
-    (or links) are told apart, since code that mixes them up may run as long as both shrink alike."""
+    """The sets of groups that trials cut: all; and where channel axes are split into heads, or code says widths by
+    numbers, so many that any two groups (or links) are told apart: if it mixes them up, it may run as long as both
+    shrink alike."""
     everything = frozenset(range(len(coupling.groups)))
     yield everything
-    if not any(site.known for site in traced.sites):
+    if not traced.book.spoken and not any(site.known for site in traced.sites):
         return
-    units = [frozenset(linked) for linked in coupling.links]
-    units += [frozenset([g]) for g in sorted(everything.difference(*units))]
-    for bit in range((len(units) - 1).bit_length()):
-        yield frozenset(g for k, unit in enumerate(units) if k >> bit & 1 for g in unit)
+    every = units(coupling)
+    for bit in range((len(every) - 1).bit_length()):
+        yield frozenset(g for k, unit in enumerate(every) if k >> bit & 1 for g in unit)
 
 
 def cut_trial(

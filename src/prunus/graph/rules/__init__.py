@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..own import taught
 from ..record import Rule
-from . import detection, layout, mixing, norms, pointwise, products
+from . import complexes, detection, layout, mixing, norms, picked, pointwise, products
 
-PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch._C._VariableFunctions)
+PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch.fft, torch._C._VariableFunctions)
 
 
 def functions(names: Iterable[str]) -> dict[Any, str]:
@@ -60,10 +60,19 @@ def built_in() -> Mapping[Any, Rule]:
         (["cat", "concat", "concatenate", "stack"], layout.concatenated),
         (["pad"], layout.padded),
         (["__setitem__"], layout.set_item),
+        (["index_select"], picked.chosen),
+        (["gather"], picked.gathered),
+        (["index_add", "index_copy"], picked.put),
+        (["scatter", "scatter_add"], picked.scattered),
+        (complexes.TRANSFORMS, complexes.transform),
+        (["view_as_complex"], complexes.as_complex),
+        (["view_as_real"], complexes.as_real),
+        (["real", "imag"], pointwise.like),
         (norms.SOFTMAX, norms.softmax),
         (norms.ORDERED, norms.ordered),
         (norms.REDUCE, norms.reduction),
         (norms.POOL, norms.pooled),
+        (["max_unpool1d", "max_unpool2d", "max_unpool3d"], norms.unpooled),
         *(([name], rule) for name, rule in norms.NORM_RULES.items()),
         *(([name], rule) for name, rule in mixing.mixing_table().items()),
         *(([name], rule) for name, rule in products.PRODUCTS.items()),

@@ -12,10 +12,12 @@ from torch.utils._pytree import tree_iter
 
 from ..labels import ZERO, compress, resized, spelled, spread, varying, vector
 from ..record import Call
-from ..splits import Source, carried, chained, split, written
+from ..splits import Source, carried, chained, said, split, written
+from ..told import Told
 from .pointwise import join
 
 FIXED_PLACE = "it is sliced at a fixed place"
+FIXED_SIZES = "takes it apart into pieces of fixed sizes"
 
 
 def replay(call: Call, out: Tensor) -> list[Tensor]:
@@ -96,10 +98,10 @@ def pieces(call: Call, out: Any) -> Any:
     dim = call.get(1 if unbinds else 2, "dim", 0) % x.dim()
     for plane in call.label(x).planes:
         if dim in varying(plane):
-            if unbinds or len({piece.shape for piece in out}) > 1:
-                call.book.pin(plane, f"{call.name} takes it apart into pieces of fixed sizes")
-            elif len(out) > 1:
-                call.book.evenly(call.tracer.read(x, dim).reshape(len(out), -1))
+            if unbinds:
+                call.book.pin(plane, f"{call.name} {FIXED_SIZES}")
+            else:
+                apart_by(call, x, dim, [piece.shape[dim] for piece in out])
         for its, piece in zip(results, call.func(plane, *rest, **named), strict=True):
             its.append(compress(piece))
             call.book.part(its[-1])
@@ -111,6 +113,31 @@ def pieces(call: Call, out: Any) -> Any:
     for k, piece in enumerate(out):
         carried(call, x, piece, functools.partial(piece_of, k=k))
     return results
+
+
+def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
+    """Equal pieces keep equally many. Of unequal ones those may shrink whose sizes are attributes of modules, which
+    follow; a packed weight keeps equally many of its smallest piece and of every part of that size."""
+    ids = call.tracer.read(x, dim)
+    given = call.get(1, "split_size_or_sections", call.kwargs.get("split_size", call.kwargs.get("split_sizes")))
+    told = list(given) if isinstance(given, (tuple, list)) else [given] * len(sizes)
+    told = sizes if call.func.__name__ in ("chunk", "tensor_split") else told
+    rows, least = ids.split(sizes), min(sizes)
+    if len(set(sizes)) == 1 or (id(x) in call.tracer.names and all(size % least == 0 for size in sizes)):
+        if len(ids) > least > 0:
+            call.book.evenly(ids.reshape(-1, least))
+        said(call, told[0], rows[0])
+        return
+    alike: dict[Any, list[Tensor]] = {}
+    for row, size in zip(rows, told if len(told) == len(sizes) else sizes, strict=True):
+        at = (size.path, size.name, size.place) if isinstance(size, Told) else None
+        if at in alike or said(call, size, row):
+            alike.setdefault(at, []).append(row)
+        else:
+            call.book.pin(row, f"{call.name} {FIXED_SIZES}")
+    for its in alike.values():
+        if len(its) > 1:
+            call.book.evenly(torch.stack(its))
 
 
 def index(call: Call, out: Tensor) -> list[Tensor]:
@@ -127,10 +154,31 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
             continue
         after = compress(call.func(plane, *call.args[1:], **call.kwargs))
         call.book.part(after)
-        partial(call, plane, after)
+        if not between(call, x, plane):
+            partial(call, plane, after)
         if varying(after):
             planes.append(after)
     return planes
+
+
+def between(call: Call, x: Tensor, plane: Tensor) -> bool:
+    """Whether a channel axis is sliced between places that attributes of modules say, which follow what is kept."""
+    axes, part = varying(plane), call.args[1] if call.func is Tensor.__getitem__ else None
+    parts = list(part) if isinstance(part, tuple) else [part]
+    if len(axes) != 1 or any(isinstance(p, (Tensor, list)) for p in parts):
+        return False
+    for k, item in enumerate(parts):
+        if item is Ellipsis:
+            rest = x.dim() - sum(p is not None and p is not Ellipsis for p in parts)
+            parts[k : k + 1] = [slice(None)] * rest
+            break
+    parts = [p for p in parts if p is not None]
+    its = parts[axes[0]] if axes[0] < len(parts) else None
+    if not isinstance(its, slice) or its.step not in (None, 1):
+        return False
+    ends = [end for end in (its.start, its.stop) if end]
+    line = vector(plane, axes[0])
+    return bool(ends) and all([said(call, end, line[:end]) for end in ends])
 
 
 def partial(call: Call, before: Tensor, after: Tensor) -> None:
@@ -238,4 +286,4 @@ pixel_unshuffle diagonal atleast_1d atleast_2d atleast_3d repeat_interleave adjo
 
 PIECES = "chunk split tensor_split unbind split_with_sizes unsafe_chunk unsafe_split".split()
 INDEX = ["__getitem__", "narrow", "select"]
-PROPERTIES = "T mT H mH data real".split()
+PROPERTIES = "T mT H mH data real imag".split()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..labels import along, resized, varying, vector
 from ..record import Call
-from ..splits import batched, made_by, product
+from ..splits import batched, followed, made_by, product
 from . import heads
 from .pointwise import join
 
@@ -39,7 +39,7 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
     x, weight, bias = call.get(0, "input"), call.get(1, "weight"), call.get(2, "bias")
     groups = call.get(6, "groups", 1)
     channel, book = x.dim() - weight.dim() + 1, call.book
-    space = range(channel + 1, x.dim())
+    space = moved(call, weight, channel + 1)
     read = call.tracer.read(x, channel)
     made = call.tracer.axis(weight, 0, "out")
     for plane in call.tracer.label(weight).planes if weight in call.tracer.labels else ():
@@ -49,17 +49,42 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
     depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
     if depthwise:
         book.unite(made.reshape(groups, -1), read.reshape(-1, 1))
-        book.work(call.path, call.index, positions, [made])
+        read_by = [made]
     else:
         slots = call.tracer.axis(weight, 1, "in")
         book.unite(read.reshape(groups, -1), slots.reshape(1, -1))
         if groups > 1:
             book.evenly(made.reshape(groups, -1))
-        book.work(call.path, call.index, positions, [made, slots])
+        read_by = [made, slots]
     attributes(call, weight, nn.modules.conv._ConvNd, read, made, depthwise)
     if not depthwise:
         made_by(call, out, weight, bias, channel, read)
-    return finish(call, x, out, bias, made, channel, [*space, channel])
+    elif weight.shape[0] == groups:
+        followed(call, x, out)
+    planes = finish(call, x, out, bias, made, channel, [*space, channel])
+    counted(call, positions, read_by, planes[1:])
+    return planes
+
+
+def counted(call: Call, times: int, vectors: list[Tensor], passed: Sequence[Tensor]) -> None:
+    """The work of an op, done for every channel that passes along another axis."""
+    for plane in passed:
+        if len(varying(plane)) == 1:
+            vectors = [*vectors, vector(plane, varying(plane)[0])]
+            times //= vectors[-1].numel()
+    call.book.work(call.path, call.index, times, vectors)
+
+
+def moved(call: Call, weight: Tensor, first: int) -> list[int]:
+    """Axes along which a convolution mixes neighbours, or changes the size: not those of a kernel of one in steps of
+    one without padding."""
+    rank = weight.dim() - 2
+    step, pad = call.get(3, "stride", 1), call.get(4, "padding", 0)
+    steps = [step] * rank if isinstance(step, int) else list(step) * (rank // len(step))
+    pads = [pad] * rank if isinstance(pad, int) else [0] * rank if isinstance(pad, str) else list(pad)
+    pads *= rank // len(pads)
+    kernel = weight.shape[2:]
+    return [first + d for d in range(rank) if (kernel[d], steps[d], pads[d]) != (1, 1, 0)]
 
 
 def attributes(call: Call, weight: Tensor, kind: type, read: Tensor, made: Tensor, depthwise: bool) -> None:
@@ -111,11 +136,12 @@ def linear(call: Call, out: Tensor) -> list[Tensor]:
         return pass_on(call, x.narrow(-1, 0, 1), out.unsqueeze(-1), [x.dim() - 1], "")
     made = call.tracer.axis(weight, 0, "out")
     made_by(call, out, weight, bias, -1, slots)
-    call.book.work(call.path, call.index, out.numel() // out.shape[-1], [made, slots])
     if belongs(call, weight, nn.Linear):
         call.book.count("attribute", call.path, 0, "in_features", slots)
         call.book.count("attribute", call.path, 0, "out_features", made)
-    return finish(call, x, out, bias, made, out.dim() - 1, [x.dim() - 1])
+    planes = finish(call, x, out, bias, made, out.dim() - 1, [x.dim() - 1])
+    counted(call, out.numel() // out.shape[-1], [made, slots], planes[1:])
+    return planes
 
 
 def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:

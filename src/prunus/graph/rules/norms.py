@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from ..labels import resized, varying
+from ..labels import Places, resized, varying
 from ..record import Call
+from .pointwise import elementwise, join
 
 NORMS = (nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.RMSNorm)
 
@@ -126,27 +127,25 @@ def reduced_axes(call: Call, x: Tensor) -> tuple[list[int], bool] | None:
 
 def reduction(call: Call, out: Any) -> Any:
     """`mean`, `sum`, `amax`, `var` …: the reduced axes go; a channel axis among them is read."""
-    from .pointwise import elementwise
-
     x = call.args[0] if call.args else call.kwargs["input"]
     found = reduced_axes(call, x)
     if found is None:
         return elementwise(call, out)
     dims, _ = found
     results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
-    planes = []
+    planes, places = [], Places()
     for plane in call.label(x).planes:
         axes = set(varying(plane))
         if axes & set(dims):
-            if len(results) > 1:
-                call.book.pin(plane, f"{call.name} returns places along it")
+            if len(results) > 1 and not results[1].is_floating_point():
+                places.append(plane)
             for axis in axes - {max(axes & set(dims))}:
                 call.book.tie(plane, axis)
             continue
         for d in sorted(dims, reverse=True):
             plane = plane.narrow(d, 0, 1) if results[0].dim() == x.dim() else plane.select(d, 0)
         planes.append(plane.expand(results[0].shape))
-    return planes if isinstance(out, Tensor) else [planes for _ in results]
+    return planes if isinstance(out, Tensor) else [planes, *(places or planes for _ in results[1:])]
 
 
 WITH_KEEPDIM = {"mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "prod", "norm", "any", "all"}
@@ -168,6 +167,18 @@ def pooled(call: Call, out: Any) -> Any:
         else:
             planes.append(resized(plane, space, results[0].shape))
     return planes if isinstance(out, Tensor) else [planes for _ in results]
+
+
+def unpooled(call: Call, out: Tensor) -> list[Tensor]:
+    """`max_unpool1d/2d/3d`: entries go to the places that pooling noted, channel by channel."""
+    x, places = call.get(0, "input"), call.get(1, "indices")
+    planes = join(call, x.shape, [(t, call.label(t).planes) for t in (x, places)])
+    rank = int(call.func.__name__[-2])
+    space = range(x.dim() - rank, x.dim())
+    for plane in planes:
+        if set(varying(plane)) & set(space):
+            call.book.pin(plane, f"{call.name} mixes its neighbours")
+    return [resized(p, space, out.shape) for p in planes if not set(varying(p)) & set(space)]
 
 
 NORM_RULES: dict[str, Any] = {

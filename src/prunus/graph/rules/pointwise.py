@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
@@ -25,7 +26,7 @@ def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequ
                 if i == j or all(sizes[d] == 1 for d in axes):
                     continue
                 mates = [mate for mate in wide[j] if axes & set(varying(mate))]
-                if not mates:
+                if not mates and any(sizes[d] > 1 and d - len(shape) + other.dim() not in flat(other) for d in axes):
                     call.book.pin(plane, call.label(other).why)
                 for mate in mates if i < j else ():
                     call.book.unite(plane, mate)
@@ -38,6 +39,12 @@ def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequ
             if not merged:
                 result.append(plane)
     return result
+
+
+def flat(tensor: Tensor) -> list[int]:
+    """Axes along which a tensor is one entry, expanded."""
+    strided = tensor.layout is torch.strided
+    return [d for d, n in enumerate(tensor.shape) if strided and n > 1 and tensor.stride(d) == 0]
 
 
 def elementwise(call: Call, out: Any) -> Any:
@@ -106,7 +113,7 @@ frac ge gelu greater greater_equal gt hardshrink hardsigmoid hardswish hardtanh 
 leaky_relu lerp less less_equal lgamma log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor
 logit logsigmoid lt masked_fill maximum minimum mish mul multiply nan_to_num ne neg negative not_equal positive pow
 rad2deg reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus
-softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc xlogy __add__
+softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc xlogy complex polar __add__
 __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ __pow__
 __rpow__ __neg__ __abs__ __lt__ __le__ __gt__ __ge__ __eq__ __ne__ __and__ __or__ __invert__ __floordiv__ __mod__
 """.split()

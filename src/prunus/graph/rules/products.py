@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from ..labels import along
+from ..labels import along, varying
 from ..record import Call
 from ..splits import batched, product
 from .mixing import belongs, finish
+from .pointwise import join
 
 STATE = "it is the state of a recurrent layer"
+LIKENESS = ("cosine_similarity", "pairwise_distance")
 
 
 def letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[list[str]], list[str]]:
@@ -117,7 +119,37 @@ def recurrent(call: Call, out: Any) -> list[list[Tensor]]:
     return [[along(torch.cat(made), results[0].dim() - 1, results[0].shape)], *([] for _ in results[1:])]
 
 
+def cell(call: Call, out: Any) -> Any:
+    """`gru_cell`, `lstm_cell`, `rnn_tanh_cell`, `rnn_relu_cell`: what is read may shrink, the state stays."""
+    x, rows, results = call.args[0], call.args[2], [t for t in tree_iter(out) if isinstance(t, Tensor)]
+    slots, state = call.axis(rows, 1, "in"), call.axis(call.args[3], 1, "in")
+    call.book.unite(call.read(x, -1), slots)
+    call.book.work(call.path, call.index, x.numel() // x.shape[-1] * rows.shape[0], [slots])
+    call.book.pin(state, STATE)
+    for given in tree_iter(call.args[1]):
+        call.pin(given, STATE)
+    if isinstance(call.module, nn.RNNCellBase):
+        call.book.count("attribute", call.path, 0, "input_size", slots)
+    planes = [[along(state, t.dim() - 1, t.shape)] for t in results]
+    return planes[0] if isinstance(out, Tensor) else planes
+
+
+def likeness(call: Call, out: Tensor) -> list[Tensor]:
+    """`cosine_similarity`, `pairwise_distance`: both operands are read along one axis, entry by entry."""
+    a, b, dim = call.args[0], call.args[1], axis_read(call)
+    planes = join(call, torch.broadcast_shapes(a.shape, b.shape), [(t, call.label(t).planes) for t in (a, b)])
+    left = [p.narrow(dim, 0, 1) for p in planes if dim % p.dim() not in varying(p)]
+    return [(p if out.dim() == p.dim() else p.select(dim, 0)).expand(out.shape) for p in left]
+
+
+def axis_read(call: Call) -> int:
+    """The axis along which two tensors are compared."""
+    return int(call.get(2, "dim", 1)) if call.func.__name__ == "cosine_similarity" else -1
+
+
 PRODUCTS: dict[str, Any] = {
+    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
+    **dict.fromkeys(LIKENESS, likeness),
     "einsum": einsum,
     "bilinear": bilinear,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),

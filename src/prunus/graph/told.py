@@ -1,0 +1,77 @@
+"""Numbers that modules remember as attributes, seen where a forward says a width by one of them.
+
+While a model is traced its integer attributes are integers that know their place. A split, a slice or a view that is
+given one shows which attribute states which width; what arithmetic makes of them are plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ..state import modules_of
+
+CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Told(int):
+    """An integer attribute of a module: its path, its name, and the place in it where it is a tuple or a list."""
+
+    path: str
+    name: str
+    place: int
+
+
+@contextmanager
+def telling(model: nn.Module) -> Iterator[None]:
+    """The integers above one that modules of the user's own remember are `Told`; torch's own have rules."""
+    modules = [(path, module) for path, module in modules_of(model) if not of_torch(type(module))]
+    was: list[tuple[dict[str, Any], str, Any, Any]] = []
+    for path, module in modules:
+        for name, value in list(vars(module).items()):
+            given = told(value, path, name)
+            if given is not value:
+                was.append((vars(module), name, value, given))
+                vars(module)[name] = given
+    try:
+        yield
+    finally:
+        for held, name, value, given in was:
+            if held.get(name) is given:
+                held[name] = value
+        for _, module in modules:  # what a forward kept elsewhere
+            vars(module).update({name: plain(value) for name, value in vars(module).items() if holds(value)})
+
+
+def of_torch(kind: type) -> bool:
+    return any(base.__module__.startswith("torch.") and base not in CONTAINERS for base in kind.__mro__)
+
+
+def told(value: Any, path: str, name: str) -> Any:
+    """The value, its integers `Told`; the value itself where there is none."""
+    if name.startswith("_"):
+        return value
+    if type(value) is int and value > 1:
+        return one(value, path, name, 0)
+    if type(value) in (tuple, list) and value and all(type(item) is int for item in value):
+        return type(value)(one(item, path, name, place) for place, item in enumerate(value))
+    return value
+
+
+def one(value: int, path: str, name: str, place: int) -> Told:
+    found = Told(value)
+    found.path, found.name, found.place = path, name, place
+    return found
+
+
+def holds(value: Any) -> bool:
+    return type(value) is Told or (type(value) in (tuple, list) and any(type(item) is Told for item in value))
+
+
+def plain(value: Any) -> Any:
+    if type(value) is Told:
+        return int(value)
+    return type(value)(plain(item) for item in value) if holds(value) else value
