@@ -54,7 +54,7 @@ class Classifier(L.LightningModule):
         return F.cross_entropy(self.model(x), y) + self.h.penalty()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        groups = [{"params": self.model.parameters()}, *self.h.param_groups()]
+        groups = [{"params": self.model.parameters()}, *self.h.param_groups(lr=0.1)]
         return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
 
 

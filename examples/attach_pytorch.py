@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from prunus.methods import SSL, Gates, Slimming
 
 METHODS = {
-    "gates": Gates(alpha_mac=5.0, lr_scale=0.05),
+    "gates": Gates(alpha_mac=5.0, lr_scale=1.0),
     "slimming": Slimming(lam=1e-3),
     "ssl": SSL(lam=3e-3, affine=True),
 }
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model, (train, test) = net(), loaders()
 
     h = METHODS[options.method].attach(model, torch.zeros(1, 1, 8, 8), options.target, options.epochs)
-    groups = [{"params": model.parameters()}, *h.param_groups()]
+    groups = [{"params": model.parameters()}, *h.param_groups(lr=0.1)]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     for epoch in range(options.epochs):
         h.epoch_start(epoch)

@@ -51,7 +51,7 @@ class Sparse(Trainer):
         return (loss, logits) if return_outputs else loss
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        groups = [{"params": list(self.h.model.parameters())}, *self.h.param_groups()]
+        groups = [{"params": list(self.h.model.parameters())}, *self.h.param_groups(self.args.learning_rate)]
         self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate, momentum=0.9, nesterov=True)
         return self.optimizer
 

@@ -41,7 +41,7 @@ ALLOWED = {
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
     "timing": _BASE,
-    "latency": _CUT | {"cutting", "exporting", "progress"},
+    "latency": _CUT | {"asked", "cutting", "exporting", "progress"},
     "cutting": _CUT | {"asked", "result", "widths"},
     "narrowing": _CUT | {"methods"},
     "stepwise": _CORE,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from prunus.errors import InputError, UnknownName
+from prunus.errors import DataError, ExampleError, InputError, UnknownName
 from prunus.repair import Fold, Reconstruct, Statistics
 
 EXAMPLE = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -207,3 +207,38 @@ def test_wrong_requests_are_refused(words: dict[str, object], error: type[Except
 def test_wrong_settings_are_refused(make: object) -> None:
     with pytest.raises(InputError):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("repair", ["fold", "reconstruct", "statistics"])
+def test_data_that_gives_nothing_or_does_not_fit_is_refused(repair: str) -> None:
+    with pytest.raises(DataError, match="data gives no batch"):
+        halved(Net(), repair=repair, data=[])
+    with pytest.raises(ExampleError, match=r"the model refuses a batch of shape \(2, 3, 6, 6\), \(2,\): .*'labels'"):
+        halved(Net(), repair=repair, data=[{"x": torch.randn(2, 3, 6, 6), "labels": torch.zeros(2)}])
+    with pytest.raises(DataError, match="no tensor with an axis of samples"):
+        halved(Net(), repair=repair, data=[{"x": 3.0}])
+
+
+def test_statistics_pass_over_a_sample_that_is_left_over() -> None:
+    """Of one sample a norm behind a pool has no variance."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x = torch.randn(9, 12)
+    small = prunus.prune(net, x[:1], widths={"1": 3}, repair="statistics", data=list(x.split(4)))
+    made = small.model[1](x[:8]).unflatten(0, (2, 4))
+    torch.testing.assert_close(small.model[2].running_mean, made.mean((0, 1)))
+    torch.testing.assert_close(small.model[2].running_var, made.var(1).mean(0))
+    with pytest.raises(ExampleError, match="more than 1 value per channel"):
+        prunus.prune(net, x[:1], widths={"1": 3}, repair="statistics", data=list(x.split(1)))
+
+
+def test_statistics_leave_norms_of_single_samples() -> None:
+    """They have no cumulative average, so nothing would be measured after they were reset."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(6, affine=True, track_running_stats=True)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Conv2d(6, 2, 3))
+    net(torch.randn(4, 3, 6, 6))
+    small = prunus.prune(net.eval(), EXAMPLE, widths={"0": 3}, repair="statistics", data=loader())
+    kept = list(small.plan.kept[0])
+    torch.testing.assert_close(small.model[1].running_mean, norm.running_mean[kept])
+    assert small.notes[-1] == "statistics: this network has no batch norm"

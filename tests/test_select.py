@@ -308,3 +308,20 @@ def test_scores_are_checked() -> None:
         to_budget(plain(), [ones[0], np.ones(4), ones[2]], Target(macs=0.5))
     with pytest.raises(TargetError, match="group three got scores that are not finite"):
         to_budget(plain(), [ones[0], ones[1], np.array([1.0, math.nan, 2.0])], Target(macs=0.5))
+
+
+def test_where_only_a_block_can_go_nothing_is_ranked() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(x + self.body(x))  # type: ignore[no-any-return]
+
+    x, pin = torch.zeros(1, 3, 4, 4), ["stem", "body"]
+    small = prunus.prune(Residual(), x, "macs=40%", drop="forward", pin=pin)
+    assert small.after.macs == 16 * (3 * 8 + 8 * 2) and small.plan.kept == ()
+    with pytest.raises(TargetError, match=r"the smallest possible is 640 "):
+        prunus.prune(Residual(), x, "macs=30%", drop="forward", pin=pin)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import prunus
-from prunus.errors import InputError
+from prunus.errors import InputError, PlanError
+from prunus.models.shortcut import Shortcut, centred
 
 EXAMPLE = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(8) % 3
@@ -171,3 +172,115 @@ def test_what_does_not_belong_is_refused(kept: object) -> None:
     small = prunus.prune(net(), EXAMPLE, widths={"0": 4})
     with pytest.raises(InputError):
         prunus.transfer_(kept, small)  # type: ignore[arg-type]
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.o, self.twin, self.f = nn.Linear(6, 10), nn.Linear(10, 6), nn.Linear(10, 6), nn.Linear(6, 3)
+        self.twin.weight = self.o.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.i(x).relu()
+        return self.f(self.o(h) + self.twin(2 * h))
+
+
+class Widened(nn.Module):
+    """A shortcut that is an index of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 9, 1, 2), nn.Linear(9, 3)
+        self.widen = Shortcut(centred(6, 9), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((self.down(x) + self.widen(x)).relu().mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Two heads, whose queries are divided by the root of their width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)]
+        return x + self.o(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "asked"),
+    [
+        (Tied, EXAMPLE, {"widths": {"i": 4, "o": 3}}),
+        (Widened, torch.randn(1, 3, 4, 4), {"widths": {"stem": 4, "down": 7}}),
+        (Attention, torch.randn(1, 5, 16), {"widths": {"q": 4, "v": 4}, "attention": "width"}),
+    ],
+)
+def test_a_dict_of_the_dense_values_becomes_the_small_model(
+    model: Callable[[], nn.Module], example: Tensor, asked: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    dense = model()
+    small = prunus.prune(dense, example, **asked)  # type: ignore[arg-type]
+    table = dense.state_dict()
+    prunus.transfer_(table, small)
+    want = small.model.state_dict()
+    assert table.keys() == want.keys()
+    assert [name for name in want if not torch.equal(table[name], want[name])] == []
+
+
+def test_lbfgs_moves_the_small_model() -> None:
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), 0.1)
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    prunus.transfer_(optimizer, small)
+    before = small.model[4].bias.detach().clone()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(small.model(EXAMPLE), LABELS)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert not torch.equal(before, small.model[4].bias)
+
+
+def test_a_wrapped_model_is_the_one_inside_and_another_is_refused() -> None:
+    model = net()
+    optimizer = SGD(model.parameters())
+    small = prunus.prune(model, EXAMPLE, widths={"0": 4})
+    with pytest.raises(PlanError, match="belongs to another model"):
+        prunus.transfer_(optimizer, small, nn.Sequential(nn.Linear(6, 3)))
+    prunus.transfer_(optimizer, small, nn.DataParallel(model))
+    assert set(optimizer.param_groups[0]["params"]) == set(small.model.parameters())
+
+
+def test_names_in_an_optimizer_follow() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.two(self.one(x).relu())
+
+    model = nn.Sequential(Branch(), Branch(), nn.Linear(6, 3))
+    optimizer = SGD(model.named_parameters())
+    small = prunus.prune(model, EXAMPLE, drop=["0"])
+    prunus.transfer_(optimizer, small)
+    assert optimizer.param_groups[0]["param_names"] == [name for name, _ in small.model.named_parameters()]
+
+
+def test_after_zeros_for_single_weights_too() -> None:
+    model = net()
+    optimizer = SGD(model.parameters())
+    trained(model, optimizer, 1)
+    before = optimizer.state[model[0].weight]["momentum_buffer"].clone()
+    small = prunus.prune(model, EXAMPLE, "weights=50%", "weights")
+    prunus.transfer_(optimizer, small)
+    assert torch.equal(optimizer.state[small.model[0].weight]["momentum_buffer"], before)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunus.errors import InputError, UnknownName
-from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
+from prunus.userfile import beside, first_line, imported, is_file_name, locate, module_of, named
 
 
 def test_one_file_is_one_module_until_it_changes(tmp_path: Path) -> None:
@@ -42,6 +42,32 @@ def test_what_lies_beside_is_seen_inside_only(tmp_path: Path) -> None:
         assert sys.path[0] == str(tmp_path)
         raise RuntimeError
     assert str(tmp_path) not in sys.path
+
+
+def test_code_that_ends_the_program_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InputError, match=r"script\.py ends the program \(sys.exit, 0\)"), beside(path):
+        module_of(path)
+
+
+def test_what_a_file_imports_from_its_folder(tmp_path: Path) -> None:
+    texts = {
+        "nets.py": "import os, torch\nimport pack.deep\nfrom parts import block\nfrom . import same\n",
+        "parts.py": "def f():\n    import late\n    import nets\n",
+        "late.py": "def broken(:\n",
+        "same.py": "",
+        "pack/__init__.py": "",
+        "pack/deep.py": "from .near import x\nfrom .. import parts\n",
+        "pack/near.py": "",
+        "unused.py": "",
+        "pack/unused.py": "",
+    }
+    (tmp_path / "pack").mkdir()
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    found = {file.relative_to(tmp_path).as_posix() for file in imported(tmp_path / "nets.py")}
+    assert found == {name for name in texts if "unused" not in name}
 
 
 def test_names(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .errors import ExampleError, InputError, ModelError, TargetError, UnknownName
 from .graph.coupling import Coupling
@@ -22,10 +23,13 @@ def the_model(model: Any) -> nn.Module:
         raise ModelError(f"a model is a torch.nn.Module, not {type(model).__name__}")
     dense = unwrapped(model)
     for name, tensor in (*dense.named_parameters(), *dense.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(f"{name} has no shape yet, as lazy modules have before a first input; run the model once")
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device; load the weights first")
         if tensor.is_floating_point():
             values = tensor.detach()
+            values = values.float() if values.element_size() == 1 else values  # float8 has no sum
             if bool(torch.isfinite(values.sum())):  # no sum of what is not finite is finite
                 continue
             good = torch.isfinite(values) if isinstance(tensor, nn.Parameter) else ~torch.isnan(values)

@@ -284,6 +284,9 @@ def ranking(
         for i, (g, s) in enumerate(zip(coupling.groups, scores, strict=True))
     ]
     units = units_of(coupling, steps, gone)
+    if not units:  # only whole branches go
+        none = np.zeros((0, 1), np.int64)
+        return Ranking(coupling.groups, steps, none[:, 0], none, none, 0)
     unit = np.concatenate([np.full(u.scores.size, k) for k, u in enumerate(units)]).astype(np.int64)
     nth = np.concatenate([np.arange(u.scores.size) for u in units]).astype(np.int64)
     if (scope or target.scope) == "local":

@@ -40,7 +40,8 @@ from .target import Target
 __all__ = ["Aim", "Between", "Steps", "stepwise"]
 
 Between = Callable[[nn.Module, int], Any]
-"""`between(small_model, k)` after cut k = 1, 2, …: trains in place. What it returns does not count."""
+"""`between(small_model, k)` after cut k = 1, 2, …: trains in place. What it returns does not count; another model is
+refused."""
 
 SCHEDULES = ("linear", "cubic")
 
@@ -154,7 +155,9 @@ def stepwise(
             proofs.append(proof)
         here = narrowed(coupling, plan, now)
         if between is not None and k < steps.count:
-            between(now, k)
+            other = between(now, k)
+            if isinstance(other, nn.Module) and the_model(other) is not now:
+                raise InputError("between returned a model of its own; train the one that it is given, in place")
             check_fingerprint(the_model(now), here.fingerprint)
     if aim.goal is not None:
         notes = (*notes, *remarks(coupling, aim.goal, [len(ids) for ids in kept], aim.drop))

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .errors import InputError
-from .plan import Plan
+from .graph.coupling import VALUES
+from .plan import Bools
 from .result import Loaded, Pruned
+from .state import tensors_of, unwrapped
 from .surgery import apply
-from .surgery.cut import gathered
+from .surgery.cut import check_fingerprint, folded, gathered, renumbered
 
 __all__ = ["transfer_"]
+
+Cuts = dict[str, dict[int, Bools]]
+"""By name of a tensor and axis: which entries stay."""
+
+T = TypeVar("T")
 
 
 def transfer_(
@@ -30,8 +37,9 @@ def transfer_(
     parameters or buffers to tensors, such as a hand-written EMA. Gradients are not carried over. What a parameter of
     another model has in an optimizer is left alone.
 
-    dense: the model that was pruned; needed where `small` was loaded or the model is gone. Raises InputError for an
-    optimizer without parameters of that model, and for state that has neither one value nor the parameter's shape.
+    dense: the model that was pruned, bare or wrapped; needed where `small` was loaded or the model is gone. Raises
+    InputError for an optimizer without parameters of that model, and for state that has neither one value nor the
+    parameter's shape; PlanError for a `dense` that `small` was not cut from.
     """
     if isinstance(kept, torch.optim.Optimizer):
         _optimizer(kept, small, _origin(small, dense))
@@ -40,7 +48,8 @@ def transfer_(
     elif isinstance(kept, MutableMapping):
         _table(kept, small)
     else:
-        raise InputError(f"transfer_ takes an optimizer, an AveragedModel or a dict, not {type(kept).__name__}")
+        hint = "; cut a module with prunus.apply(module, small.plan)" if isinstance(kept, nn.Module) else ""
+        raise InputError(f"transfer_ takes an optimizer, an AveragedModel or a dict, not {type(kept).__name__}{hint}")
 
 
 def _origin(small: Pruned | Loaded, dense: nn.Module | None) -> nn.Module:
@@ -48,6 +57,8 @@ def _origin(small: Pruned | Loaded, dense: nn.Module | None) -> nn.Module:
     found = dense if dense is not None else source() if source is not None else None
     if found is None:
         raise InputError("the model that was pruned is gone; pass it: transfer_(optimizer, small, dense)")
+    found = unwrapped(found)
+    check_fingerprint(found, small.plan.fingerprint)
     return found
 
 
@@ -57,14 +68,19 @@ def _optimizer(optimizer: torch.optim.Optimizer, small: Pruned | Loaded, dense: 
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not any(parameter in names for parameter in held):
         raise InputError("the optimizer holds no parameter of the model that was pruned")
+    cuts = _cuts(small)
     state = {
-        names[parameter]: _entries(names[parameter], parameter, found, small.plan)
+        names[parameter]: _entries(names[parameter], parameter, found, cuts)
         for parameter, found in optimizer.state.items()
         if parameter in names
     }
     for group in optimizer.param_groups:  # nothing is changed before all of it is known to fit
-        old = group["params"]
-        group["params"] = [after[names[p]] if p in names else p for p in old if p not in names or names[p] in after]
+        old = list(group["params"])
+        stays = [p not in names or names[p] in after for p in old]
+        if len(group.get("param_names", ())) == len(old):
+            group["param_names"] = [n for n, keep in zip(group["param_names"], stays, strict=True) if keep]
+        # In place: L-BFGS keeps this list under another name too.
+        group["params"][:] = [after[names[p]] if p in names else p for p, keep in zip(old, stays, strict=True) if keep]
         for parameter in old:
             if parameter in names:
                 optimizer.state.pop(parameter, None)
@@ -73,12 +89,13 @@ def _optimizer(optimizer: torch.optim.Optimizer, small: Pruned | Loaded, dense: 
             optimizer.state[after[name]] = found
 
 
-def _entries(name: str, parameter: Tensor, state: dict[str, Any], plan: Plan) -> dict[str, Any]:
+def _entries(name: str, parameter: Tensor, state: dict[str, Any], cuts: Cuts) -> dict[str, Any]:
     """The state of one parameter, its tensors cut as the parameter is."""
     found = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value = cut_like(name, value, plan)
+            for axis, mask in cuts.get(name, {}).items():
+                value = gathered(value, axis, mask)
         elif isinstance(value, Tensor) and value.numel() > 1:
             raise InputError(
                 f"the optimizer keeps {key} of shape {tuple(value.shape)} for {name}, whose shape is "
@@ -88,25 +105,44 @@ def _entries(name: str, parameter: Tensor, state: dict[str, Any], plan: Plan) ->
     return found
 
 
-def cut_like(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """A tensor that is shaped like the dense one of this name, cut as that is."""
-    for (owner, axis), mask in plan.masks().items():
-        if owner == name and axis >= 0 and not mask.all():
-            tensor = gathered(tensor, axis, mask)
-    return tensor
+def _cuts(small: Pruned | Loaded) -> Cuts:
+    """What is cut of each tensor under every name that it has. A plan cuts a tensor under one of them."""
+    found: Cuts = {}
+    for (name, axis), mask in small.plan.masks().items():
+        if not mask.all():
+            found.setdefault(name, {})[axis] = mask
+    return _tied(found, small)
+
+
+def _tied(found: dict[str, T], small: Pruned | Loaded) -> dict[str, T]:
+    """With what is said of one name said of all names of its tensor."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors_of(small.model).items():
+        names.setdefault(id(tensor), []).append(name)
+    known = {name: value for same in names.values() for value in (found.get(n) for n in same) for name in same if value}
+    return found | known
 
 
 def _table(table: MutableMapping[str, Tensor], small: Pruned | Loaded) -> None:
-    after = small.model.state_dict()
-    wrong = [name for name in table if name not in small.plan.fingerprint]
+    after, plan = small.model.state_dict(), small.plan
+    wrong = [name for name in table if name not in plan.fingerprint]
     if wrong:
         raise InputError(f"{wrong[0]!r} is no tensor of the model that was pruned")
     for name in list(table):
-        shape = small.plan.fingerprint[name][0]
+        shape = plan.fingerprint[name][0]
         if tuple(table[name].shape) != shape:
             raise InputError(f"{name} has the shape {tuple(table[name].shape)} in this dict, and {shape} in the model")
+    factors: dict[str, dict[int, Any]] = {}
+    for (name, axis), factor in plan.factors().items():
+        factors.setdefault(name, {})[axis] = factor
+    cuts, factors = _cuts(small), _tied(factors, small)
     for name in list(table):
-        if name in after:
-            table[name] = cut_like(name, table[name], small.plan)
-        else:  # it went with a dropped branch
+        if name not in after:  # it went with a dropped branch
             del table[name]
+            continue
+        tensor = table[name]
+        for axis, factor in factors.get(name, {}).items():
+            tensor = folded(tensor, axis, factor)
+        for axis, mask in cuts.get(name, {}).items():
+            tensor = renumbered(tensor, mask) if axis == VALUES else gathered(tensor, axis, mask)
+        table[name] = tensor

@@ -1,7 +1,9 @@
-"""Run a Python file of the user's. "path/file.py:name" says what is wanted of it: a model, data, a task."""
+"""Run a Python file of the user's, or see what it imports. "path/file.py:name" says what is wanted of it: a model,
+data, a task."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 
 from prunus.errors import InputError, UnknownName
 
-__all__ = ["beside", "first_line", "is_file_name", "locate", "module_of", "named"]
+__all__ = ["beside", "first_line", "imported", "is_file_name", "locate", "module_of", "named"]
 
 
 def is_file_name(name: str) -> bool:
@@ -34,11 +36,16 @@ def locate(name: str, what: str) -> tuple[Path, str]:
 
 @contextmanager
 def beside(path: Path) -> Iterator[None]:
-    """Inside, the file may import what lies beside it."""
+    """Inside, the file may import what lies beside it. Raises InputError where its code ends the program."""
     folder = str(path.parent)
     sys.path.insert(0, folder)
     try:
         yield
+    except SystemExit as error:
+        raise InputError(
+            f"{path.name} ends the program (sys.exit, {error.code!r}) where it should only define what is asked of it; "
+            'put what runs it below `if __name__ == "__main__":`'
+        ) from error
     finally:
         sys.path.remove(folder)
 
@@ -63,6 +70,37 @@ def module_of(path: Path) -> ModuleType:
         del sys.modules[key]
         raise
     return module
+
+
+def imported(path: Path) -> list[Path]:
+    """The file, and the files in its folder's tree that it imports, at any depth. They are read, not run."""
+    found: list[Path] = []
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.append(file)
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):  # running it will say so
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                waiting += [place for alias in node.names for place in _files_of(path.parent, alias.name)]
+            elif isinstance(node, ast.ImportFrom):
+                base = file.parents[node.level - 1] if 0 < node.level <= len(file.parents) else path.parent
+                names = (".".join(filter(None, (node.module, alias.name))) for alias in node.names)
+                waiting += [place for name in names for place in _files_of(base, name)]
+    return [file for file in found if file.is_relative_to(path.parent)]
+
+
+def _files_of(base: Path, name: str) -> list[Path]:
+    """The files that importing a dotted name from a folder runs, as far as they are there."""
+    parts = name.split(".")
+    places = [base.joinpath(*parts[: k + 1]) for k in range(len(parts))]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return [file for file in files if file.is_file()]
 
 
 def named(module: ModuleType, wanted: str, what: str) -> Any:

@@ -23,6 +23,9 @@ def small():
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
     )
 
+def slow():  # whose time is that of its layers, not of their calls
+    return nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3))
+
 def single():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 

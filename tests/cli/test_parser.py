@@ -10,12 +10,14 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
+from datetime import date
 from typing import NoReturn
 
 import pytest
 
 import prunus.cli
-from prunus.cli import main, verbs
+from prunus.cli import main, verbs, warned
 from prunus.cli.options import floats, rates, shape, widths
 from prunus.cli.verb import Reply, Verb, read
 from prunus.errors import InputError, ProofError, TargetError
@@ -147,6 +149,36 @@ def test_json_is_one_object_and_nothing_else(
     assert json.loads(capsys.readouterr().out) == {"a": 1.5, "b": None}
     assert main(["say"]) == 0
     assert capsys.readouterr().out == "for people\n"
+
+
+def test_json_is_strict_and_what_code_of_the_users_prints_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(options: argparse.Namespace) -> Reply:
+        print("from a file of the user's")
+        return Reply({"loss": [float("nan"), (float("-inf"), 2)], "day": date(2020, 1, 2)}, lambda: None)
+
+    verb = Verb("say", "Says.", "prunus say", lambda parser: None, run)
+    monkeypatch.setattr(prunus.cli, "verbs", lambda: (verb,))
+    assert main(["say", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"loss": [None, [None, 2]], "day": "2020-01-02"}
+    assert captured.err == "from a file of the user's\n"
+
+
+def test_code_that_ends_the_program_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prunus.cli, "verbs", lambda: (fake(SystemExit(0)),))
+    assert main(["fail"]) == 1
+    assert "ended the program with 0" in one_line(capsys.readouterr().err)
+
+
+def test_a_warning_of_the_package_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warned("prunus eval"):
+        told = warnings.formatwarning("two\nlines", UserWarning, prunus.cli.__file__, 3)
+        other = warnings.formatwarning("deep", UserWarning, "/lib/torch/x.py", 3, "x()")
+    assert told == "prunus eval: warning: two lines\n" and other.startswith("/lib/torch/x.py:3: UserWarning: deep")
 
 
 def test_values() -> None:

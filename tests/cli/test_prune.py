@@ -53,7 +53,7 @@ def test_a_latency_is_predicted_measured_and_reported(ask: Ask, file: str, tmp_p
 
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0))
-    answer = ask("prune", f"{file}:small", "--input", "1,8,8", "--target", "latency=95%", "--on", "channels_last")
+    answer = ask("prune", f"{file}:slow", "--input", "1,24,24", "--target", "latency=95%", "--on", "channels_last")
     found = answer["latency"]
     assert found["asked"] == "95%" and found["runtime"] == "channels_last"
     assert 0 < found["predicted"] < 1 and found["measured"]["low"] <= found["measured"]["high"]

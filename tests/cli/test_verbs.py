@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shared import SHARED, needs
 
@@ -166,3 +167,20 @@ def test_eval_prints_the_published_accuracy(ask: Ask) -> None:
     words = ("--weights", weights, "--data", str(SHARED / "data" / "cifar10"))
     answer = ask("eval", "resnet20", *words, "--mean", ".485,.456,.406", "--std", ".229,.224,.225")
     assert round(answer["top1"], 2) == 91.73 and answer["n"] == 10_000
+
+
+def test_a_factory_is_told_the_number_of_classes_where_it_can_be(tmp_path: Path, ask: Ask) -> None:
+    file, data = tmp_path / "nets.py", tmp_path / "two.npz"
+    np.savez(data, images=np.zeros((12, 4, 4), np.uint8), labels=np.arange(12) % 2)
+    file.write_text(
+        "from torch import nn\n"
+        "def told(classes=10): return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))\n"
+        "def fixed(): return told()\n",
+        encoding="utf-8",
+    )
+    for name, classes in (("told", 2), ("fixed", 10)):
+        words = ("train", f"{file}:{name}", "--data", str(data), "--epochs", "1", "--device", "cpu")
+        ask(*words, "--out", str(tmp_path / name))
+        assert ask("cost", "--from", str(tmp_path / name))["params"] == 16 * classes + classes
+        ask("eval", "--from", str(tmp_path / name), "--data", str(data))
+    assert ask("cost", f"{file}:told", "--input", "1,4,4")["params"] == 170

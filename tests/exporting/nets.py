@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -101,3 +103,45 @@ class Branching(nn.Module):
 
 def made(width: int = 16) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+class Ticking(nn.Module):
+    """Counts its calls in a buffer, and tells the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+        self.calls = 0
+        self.register_buffer("ticks", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = self.a(x) + self.get_buffer("ticks")
+        self.get_buffer("ticks").add_(1)
+        return y
+
+
+class Answer(NamedTuple):
+    logits: Tensor
+    more: dict[str, object]
+
+
+class Named(nn.Module):
+    """Returns a named tuple with a number, a nothing and a tensor inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Answer:
+        y = self.a(x)
+        return Answer(y, {"count": 3, "none": None, "largest": y.amax(1)})
+
+
+class Lazily(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.LazyLinear(8), nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]

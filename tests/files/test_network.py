@@ -118,6 +118,35 @@ def test_the_file_says_the_dtypes(dtype: torch.dtype, path: Path) -> None:
     assert loaded.model.b.weight is loaded.model.c.weight  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_buffers_that_no_state_dict_has_follow_the_saved_network(dtype: torch.dtype, path: Path) -> None:
+    cut = small()
+    prunus.save(cut, path)
+    fresh = Net().to(dtype)
+    assert prunus.load(path, fresh).model.scale.dtype == torch.float32 and fresh.scale.dtype == dtype
+    cut.model.to(dtype)
+    loaded = trip(cut, path, Net()).model
+    assert loaded.scale.dtype == dtype and loaded(EXAMPLE.to(dtype)).dtype == dtype
+
+
+def test_a_hook_that_renames_the_state(path: Path) -> None:
+    class Renamed(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+            self.register_state_dict_post_hook(renamed)
+
+        def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+            return super().load_state_dict({name.removeprefix("net."): t for name, t in state.items()}, strict, assign)
+
+    def renamed(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+        for name in [name for name in state if not name.startswith("net.")]:
+            state[f"net.{name}"] = state.pop(name)
+
+    cut = prunus.prune(Renamed(), EXAMPLE, "channels=50%", check=False)
+    cut.model.bfloat16()
+    assert "net.0.weight" in trip(cut, path, Renamed()).model.state_dict()
+
+
 def test_mixed_dtypes_and_what_is_not_finite(path: Path) -> None:
     cut = small()
     cut.model.half()
@@ -162,7 +191,7 @@ def test_pruned_twice_and_thrice_loads_from_the_dense_constructor(path: Path) ->
     again = trip(three, path, Net(), base=loaded)
     trip(again, path, Net())
     assert again.plan.widths == one.plan.then(two.plan).then(three.plan).widths
-    with pytest.raises(PlanError, match=r"it had been cut before it was pruned, so save it with base="):
+    with pytest.raises(PlanError, match=r"where it had been cut before it was pruned, save it with base="):
         prunus.save(two, path)
         prunus.load(path, Net())
     with pytest.raises(PlanError, match="the second plan was not made for the network that the first one cuts: "):

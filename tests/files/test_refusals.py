@@ -79,6 +79,31 @@ def test_tied_weights_that_differ_are_refused(path: Path) -> None:
         prunus.load(path, Net())
 
 
+def test_dtypes_that_are_none_are_refused(path: Path) -> None:
+    from prunus.files.file import write
+
+    cut = small()
+    for dtypes in ({"scale": "load"}, {"scale": "nothing"}, {"scale": 3}, ["scale"]):
+        write(path, cut.model.state_dict(), {"plan": cut.plan.to_json(), "dtypes": dtypes})
+        with pytest.raises(CheckpointError, match=r"is damaged: (its dtypes|.* of 'scale' is no dtype)"):
+            prunus.load(path, Net())
+
+
+@pytest.mark.parametrize("name", ["", None, 3, "a\0b"])
+def test_what_names_no_file_is_refused(name: Any) -> None:
+    cut = small()
+    for call in (lambda: prunus.save(cut, name), lambda: prunus.load(name, Net())):
+        with pytest.raises(InputError, match=r"^path.* (names no file|is text or a pathlib\.Path, not)"):
+            call()
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        prunus.load("x" * 300, Net())
+
+
+def test_a_lazy_network_is_not_saved(path: Path) -> None:
+    with pytest.raises(ModelError, match="weight of LazyLinear has no shape yet; run the network once before save"):
+        prunus.save(nn.LazyLinear(3), path, base=small())
+
+
 def test_numbers_of_another_kind_are_refused(path: Path) -> None:
     from prunus.files.file import write
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import CheckpointError
+from prunus.engine.data import Data, Split
+from prunus.errors import CheckpointError, InputError
 from prunus.lab import folder
 from prunus.lab.folder import Description
 
@@ -49,6 +50,27 @@ def test_tied_and_strided_weights_are_written(tmp_path: Path) -> None:
 
     stored = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+
+
+def test_a_class_keeps_its_number(tmp_path: Path) -> None:
+    def data(*names: str) -> Data:
+        part = Split(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
+        return Data(part, part, len(names), (0.5,), (0.5,), "pets", names)
+
+    described = Description("resnet20", 3, (3, 4, 4), class_names=("ant", "cat", "dog"))
+    folder.write(tmp_path, nn.Linear(1, 1), None, described, {})
+    known = folder.read(tmp_path)[0]
+    assert known == described
+    with pytest.raises(InputError, match="pets has 'cat' as class 0, and the run of --from knows it as 1"):
+        folder.check_classes(known, data("cat", "dog"))
+    for names in (("ant", "cat"), ("ant", "cat", "dog", "eel"), ("Ant", "Cat"), ("dog", "dog")):
+        folder.check_classes(known, data(*names))
+    folder.check_classes(Description("resnet20"), data("cat", "dog"))
+
+
+def test_a_folder_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="is empty"):
+        folder.ready("")
 
 
 def test_settings_survive(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def test_sections_are_the_settings_themselves() -> None:
         ("model.name=", ["model.name: missing", "text"]),
         ("model=", ["model: missing", "a table"]),
         ("name=a/b", ["name: 'a/b'", "folder"]),
+        ("name=stages", ["name: 'stages'", "stages lie"]),
+        (f"name={'x' * 300}", ["200 bytes"]),
+        ("train.lr=inf", ["train: lr=inf must be finite"]),
         ("train.momentum=2", ["train: momentum=2.0", "0.0..1.0"]),
         ("data.validation=1", ["data: validation=1.0"]),
         ("data.validation=0", ["finetune.selection: 'best'", "data.validation"]),
@@ -119,6 +122,13 @@ def test_set_merges_tables_and_takes_away() -> None:
     assert override({"a": {"b": 1, "c": 2}}, "a.b=") == {"a": {"c": 2}}
     assert override({"a": {"b": 1}}, "a=") == {}
     assert load(RAW, ["prune.target=", 'prune.rates="[0.5]*12"']).prune.rates == "[0.5]*12"  # type: ignore[union-attr]
+
+
+def test_names_of_layers_are_not_parted_at_dots() -> None:
+    rates = {"layer1.0": 0.5}
+    raw = {**RAW, "prune": {"rates": rates}, "smoke": {"prune": {"rates": {"layer2.0": 0.1}}}}
+    assert load(raw, smoke=True).prune.rates == {**rates, "layer2.0": 0.1}  # type: ignore[union-attr]
+    assert load(raw, ['prune.rates={"layer1.0"=0.2}']).prune.rates == {"layer1.0": 0.2}  # type: ignore[union-attr]
 
 
 def test_the_smoke_variant() -> None:

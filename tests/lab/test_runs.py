@@ -45,6 +45,14 @@ def test_every_run_is_found_once(root: Path) -> None:
         find([root / "empty"])
 
 
+def test_runs_are_found_through_links(root: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "linked").symlink_to(root)
+    (here / "circle").symlink_to(here)
+    assert [(run.name, run.seed) for run in find([here])] == [(run.name, run.seed) for run in find([root])]
+
+
 def test_seeds_that_are_announced_are_pending(root: Path) -> None:
     (root / "a" / "summary.json").write_text(json.dumps({"recipe": "a", "seeds": [0, 1, 2, 3]}), "utf-8")
     (entry,) = entries(find([root / "a"]))
@@ -85,7 +93,8 @@ def test_what_a_run_must_meet(root: Path) -> None:
     assert seeds("finetuned>=87") == [("a", 1), ("b", 0)] and seeds("macs-left<60", "seed!=0") == [("a", 1)]
     assert seeds("finetune.epochs=2.0") == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2)]
     assert seeds("prune.target=macs=50%") == [("a", 0), ("a", 1)]
-    assert seeds("prune.method>slimming") == []
+    with pytest.raises(InputError, match="> compares numbers, and 'slimming' is none"):
+        seeds("prune.method>slimming")
     with pytest.raises(UnknownName, match=r"did you mean 'finetune\.epochs'"):
         seeds("finetune.epoch=2")
     with pytest.raises(InputError, match="is no condition"):

@@ -103,12 +103,34 @@ def test_data_is_known_by_content_and_not_by_place(tmp_path: Path) -> None:
     assert of_data(Source("digits", validation=0.1)) != of_data(Source("digits"))
 
 
+def test_data_is_known_by_what_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name / "a").mkdir(parents=True)
+        (tmp_path / name / "a" / "1.png").write_bytes(name.encode())
+    link, found = tmp_path / "here" / "train", []
+    for name in ("one", "two"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / name)
+        found.append(of_data(Source(str(tmp_path / "here"))))
+    assert found[0] != found[1]
+    (tmp_path / "here" / ".DS_Store").write_bytes(b"")
+    assert of_data(Source(str(tmp_path / "here"))) == found[1]
+
+
 def test_a_network_of_the_users_is_known_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "nets.py"
     file.write_text(NET, encoding="utf-8")
     before = of_model(Model(f"{file}:small"))
     file.write_text(NET + "\n# changed\n", encoding="utf-8")
-    assert of_model(Model(f"{file}:small")) != before
+    after = of_model(Model(f"{file}:small"))
+    assert after != before
+    file.write_text(NET + "\nimport parts\n", encoding="utf-8")
+    found = []
+    for text in ("width = 8", "width = 16"):
+        (tmp_path / "parts.py").write_text(text, encoding="utf-8")
+        found.append(of_model(Model(f"{file}:small")))
+    assert found[0] != found[1], "what it imports from beside it counts"
     with pytest.raises(InputError, match=r"model\.weights: there is no file"):
         of_model(Model("resnet20", weights=str(tmp_path / "nowhere.pt")))
 

@@ -137,6 +137,22 @@ def test_targets_that_cannot_be(target: str, told: str) -> None:
         ask(target, Computed())
 
 
+def test_a_network_of_which_no_layer_has_a_table() -> None:
+    """Transposed convolutions are known by their MACs alone: 60 % of 24 channels are 14."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(3, 24, 2, stride=2), nn.ReLU(), nn.ConvTranspose2d(24, 1, 2, stride=2))
+
+    class Counted(Computed):
+        def work(self, network: nn.Module) -> float:
+            return float(network.get_submodule("0").out_channels)  # type: ignore[arg-type]
+
+    coupling = trace(model, X)
+    scores = [DRAW.random(group.width) for group in coupling.groups]
+    kept, found, _ = to_latency(model, X, coupling, scores, Target.parse("latency=60%"), source=Counted())
+    assert [ids.size for ids in kept] == [14] and found.points == 0 and found.holds
+    assert found.measured.median == 14 / 24
+
+
 def test_dropped_blocks_count() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.errors import InputError, UnknownName
+from prunus.errors import ExampleError, InputError, ModelError, UnknownName
 from prunus.latency import Bench
 from prunus.latency.layers import layers_of
 from prunus.latency.measure import Row
@@ -107,12 +107,28 @@ def test_why_names_layers_and_odd_widths() -> None:
     [
         ({"runtimes": "onxruntime"}, UnknownName, "onnxruntime"),
         ({"batches": 0}, InputError, "at least 1"),
+        ({"batches": (1.5,)}, InputError, "at least 1"),
         ({"threads": 0}, InputError, "at least 1"),
+        ({"threads": 1.5}, InputError, "at least 1"),
+        ({"seconds": "1"}, InputError, "a number above 0"),
+        ({"seconds": float("inf")}, InputError, "a number above 0"),
+        ({"runtimes": ()}, InputError, "no runtime is named; use one or more of eager"),
+        ({"device": "cuba"}, InputError, "device='cuba' cannot be used"),
+        ({"device": "meta"}, InputError, "computes nothing"),
+        ({"pruned": "model"}, ModelError, "not str"),
+        ({"pruned": nn.LazyLinear(3)}, ModelError, "has no shape yet"),
+        (
+            {"pruned": nn.Linear(5, 3)},
+            ExampleError,
+            r"Linear does not run on an example of \(1, 3, 32, 32\): RuntimeError",
+        ),
     ],
 )
 def test_wrong_requests_are_refused(words: dict[str, object], error: type[Exception], told: str) -> None:
+    model = net(4)
     with pytest.raises(error, match=told):
-        prunus.bench(net(4), X, **words)  # type: ignore[arg-type]
+        prunus.bench(model, X, **words)  # type: ignore[arg-type]
+    assert not model[0].weight.is_meta
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -276,3 +276,23 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(InputError, match="granularity='shape' scores no channels"):
         prunus.prune(Chain(), EXAMPLE, "channels=70%", SSL(granularity="shape"))
     assert METHODS["group_l2"][0] == SSL(form="group_l2")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_have_the_penalty_of_wider_ones(kind: torch.dtype) -> None:
+    """Squares of 1e-4 and ε² are below what float16 holds, and the root would have no gradient at 0."""
+    model = Joined()
+    with torch.no_grad():
+        model.c.weight[1] = 0
+        model.c.weight[2] = 1e-4
+    model = model.to(kind)
+    wide = Joined().double()
+    wide.load_state_dict(model.state_dict())
+    coupling = prunus.trace(wide, EXAMPLE.double())
+    one, other = (group_lasso(of_channels(m, coupling, FILTERS)) for m in (model, wide))
+    torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=0)
+    one.backward()
+    other.backward()
+    found, want = (m.get_parameter("c.weight").grad for m in (model, wide))
+    assert found is not None and want is not None and not found[1].any()
+    torch.testing.assert_close(found.double(), want, rtol=torch.finfo(kind).eps, atol=1e-6)

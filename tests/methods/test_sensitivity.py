@@ -122,3 +122,28 @@ def test_wrong_rates_are_refused(rates: tuple[float, ...]) -> None:
 def test_a_measure_that_is_no_number_is_refused() -> None:
     with pytest.raises(InputError, match="no finite number"):
         prunus.sensitivity(chain(), EXAMPLE, lambda net: float("nan"))
+
+
+def test_measuring_changes_no_mode_and_draws_nothing() -> None:
+    net = chain().train()
+    state = torch.get_rng_state()
+    prunus.sensitivity(
+        net, EXAMPLE, lambda small: float(small.eval()(torch.rand_like(EXAMPLE)).sum().detach()), rates=(0.5,)
+    )
+    assert all(module.training for module in net.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("value", [{"top1": 0.5}, torch.ones(3), None])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="evaluate returns a number, the higher the better, not"):
+        prunus.sensitivity(chain(), EXAMPLE, lambda net: value, rates=(0.5,))  # type: ignore[arg-type,return-value]
+    with pytest.raises(InputError, match="evaluate returns a number, the higher the better, not"):
+        prunus.prune(chain(), EXAMPLE, "macs=50%", "abc", evaluate=lambda net: value)  # type: ignore[arg-type,return-value]
+
+
+def test_no_function_and_one_rate_are_refused() -> None:
+    with pytest.raises(InputError, match="evaluate is a function of the model"):
+        prunus.sensitivity(chain(), EXAMPLE, None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"rates=0\.5 are several fractions"):
+        prunus.sensitivity(chain(), EXAMPLE, lambda net: 0.0, rates=0.5)  # type: ignore[arg-type]

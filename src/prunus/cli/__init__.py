@@ -6,9 +6,13 @@ Exit codes: 0 done, 1 failed while working, 2 the input was wrong, 130 interrupt
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 
 from prunus import __version__
 from prunus.cli.verb import Verb, first, read, write
@@ -62,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `prunus` with `argv` (default: the process's arguments) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     prog = "prunus"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and signs that the terminal does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if not words or words[0] in ("-h", "--help"):
             print(overview())
@@ -74,13 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UnknownName.of("verb", words[0], table)
         verb = table[words[0]]
         prog = f"prunus {verb.name}"
-        options = read(verb, words[1:])
-        reply = verb.run(options)
+        try:
+            options = read(verb, words[1:])
+        except SystemExit:  # argparse after --help
+            return 0
+        # What a file of the user's prints is not the answer.
+        with warned(prog), redirect_stdout(sys.stderr) if options.json else nullcontext():
+            reply = verb.run(options)
         if first():
             write(reply, as_json=options.json)
         return reply.code
-    except SystemExit as done:  # argparse after --help
-        return int(done.code or 0)
+    except SystemExit as stop:
+        print(f"{prog}: code of yours ended the program with {stop.code!r}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -103,6 +115,25 @@ def complain(prog: str, error: Exception) -> int:
     return 1
 
 
+@contextmanager
+def warned(prog: str) -> Iterator[None]:
+    """Inside, a warning of this package is one line, as an error is."""
+    usual, package = warnings.formatwarning, str(Path(__file__).resolve().parent.parent)
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if filename.startswith(package):
+            return f"{prog}: warning: {' '.join(str(message).split())}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def overview() -> str:
     """The text of `prunus --help`."""
     table = verbs()
@@ -117,7 +148,8 @@ def overview() -> str:
             "verbs:",
             *lines,
             "",
-            "Every verb takes --json and --debug. Exit codes: 0 done, 1 failed while working, 2 the input was wrong.",
+            "Every verb takes --json and --debug.",
+            "Exit codes: 0 done, 1 failed while working, 2 the input was wrong, 130 interrupted.",
             "",
             "example:",
             "  prunus demo",

@@ -74,7 +74,8 @@ def _show(found: Report) -> None:
         return
     narrow = [name for name in found.head if name not in WIDE]
     table(narrow, ([cell(name, row[name]) for name in narrow] for row in found.rows))
-    say(f"{len(found.head) - len(narrow)} columns more in a file: --out table.md, table.csv, table.tex, page.html")
+    if len(found.head) > len(narrow):
+        say(f"{len(found.head) - len(narrow)} columns more in a file: --out table.md, table.csv, table.tex, page.html")
 
 
 REPORT = Verb(

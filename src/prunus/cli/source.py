@@ -57,14 +57,16 @@ def _source(options: argparse.Namespace, past: Past, loaded: Data | None) -> Sou
     old, plan, weights = past
     described = old or Description(options.model)
     if loaded is not None:
+        folder.check_classes(described, loaded)
         described = replace(
             described,
             mean=tuple(loaded.mean) or None,
             std=tuple(loaded.std) or None,
             resize=options.resize or described.resize,
+            class_names=described.class_names or loaded.class_names or None,
         )
     example = _example(options, described, loaded)
-    classes = options.classes or described.classes or _classes_of(described.model, loaded)
+    classes = options.classes or described.classes or _classes_of(described.model, loaded, old)
     described = replace(described, classes=classes, input=tuple(example.shape[1:]))
     if loaded is not None and old is None:
         described = replace(described, stem=folder.stem_for(described.model, example))
@@ -153,8 +155,10 @@ def _example(options: argparse.Namespace, described: Description, loaded: Data |
     return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
 
 
-def _classes_of(model: str, loaded: Data | None) -> int | None:
-    """The data's number of classes. A user's own factory knows its own, and may take no such argument."""
-    if loaded is None or ".py:" in model:
+def _classes_of(model: str, loaded: Data | None, old: Description | None) -> int | None:
+    """The data's number of classes. A run whose factory was not told it is what it is."""
+    from prunus.lab.folder import classes_for
+
+    if loaded is None or (old is not None and ".py:" in model):
         return None
-    return loaded.classes or None
+    return classes_for(model, loaded)

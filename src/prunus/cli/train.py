@@ -74,6 +74,7 @@ def _trained(options: argparse.Namespace, *, before: bool) -> Reply:
     out = None if options.out is None else folder.ready(options.out)
     with where.seeded():
         given, data = source.with_data(options)
+    data.part("test")  # measured at the end: better missed now
     config = fitting.config(options, data, options.epochs)
     method = getattr(options, "method", None)
     earlier = evaluate(given.model, data, task=task, runtime=where, progress=progress) if before else None

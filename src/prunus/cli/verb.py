@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prunus.errors import InputError, nearest
 
@@ -75,6 +76,15 @@ def read(verb: Verb, words: list[str]) -> argparse.Namespace:
     return options
 
 
+def _strict(value: Any) -> Any:
+    """Plain data with null for numbers that JSON does not have: not finite ones."""
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def first() -> bool:
     """Whether this is the first of the processes that were started together, which alone writes and speaks."""
     return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
@@ -83,8 +93,7 @@ def first() -> bool:
 def write(reply: Reply, *, as_json: bool) -> None:
     """Print `reply` on stdout, as one JSON object or for people."""
     if as_json:
-        json.dump(reply.data, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        sys.stdout.write(json.dumps(_strict(reply.data), indent=2, allow_nan=False, default=str) + "\n")
     else:
         reply.show()
     sys.stdout.flush()

@@ -156,8 +156,8 @@ def _known(what: str, value: str, allowed: Sequence[str]) -> None:
 def _within(config: object, *bounds: Bound) -> None:
     for name, low, high in bounds:
         value = getattr(config, name)
-        if not low <= value <= high:
-            allowed = f"at least {low}" if high == math.inf else f"in {low}..{high}"
+        if not (low <= value <= high and value < math.inf):
+            allowed = "finite" if value == math.inf else f"at least {low}" if high == math.inf else f"in {low}..{high}"
             raise InputError(f"{name}={value} must be {allowed}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from prunus.engine import parquet, sources
 from prunus.engine.decode import Resize, check_resize, resized
 from prunus.engine.feed import Batches, batches
-from prunus.engine.listing import Reading
+from prunus.engine.listing import Reading, files_below
 from prunus.engine.split import Data, Split, channel_stats, holdout, with_validation
 from prunus.engine.stream import Stream
 from prunus.errors import DataError, UnknownName, nearest
@@ -97,6 +98,8 @@ def _pixels(part: Split | Stream) -> Tensor:
 
 
 def _read(name: str, reading: Reading) -> Data:
+    if not name.strip():
+        raise DataError("the data has no name; give digits, a folder, a .npz, path/file.py:factory, or a hub id")
     path = Path(name).expanduser()
     here = name == BUNDLED or path.suffix == ".npz" or re.search(r"\.py:\w+$", name) is not None
     if here and (reading.stream or reading.skip_bad):
@@ -111,7 +114,7 @@ def _read(name: str, reading: Reading) -> Data:
     if folder is not None:
         if not folder.is_dir():
             raise DataError(f"{name} is neither a folder, a .npz nor path/file.py:factory")
-        tables = next(folder.rglob("*.parquet"), None) is not None
+        tables = any(file.suffix == ".parquet" for file in files_below(folder))
         return (parquet.parquet_folder if tables else sources.image_folder)(folder, reading)
     if len(path.parts) > 1 and path.parent.is_dir():
         close = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
@@ -151,4 +154,8 @@ def _resize(data: Data, resize: Resize | None) -> Data:
 def _per_channel(what: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
         raise DataError(f"{what} has {len(values)} numbers; the images have {channels} channels")
+    if not all(abs(v) < math.inf for v in values):
+        raise DataError(f"{what}={tuple(values)} must be finite numbers")
+    if what == "mean" and max(values) > 1:
+        raise DataError(f"mean={tuple(values)} is in units of 0..1, where white is 1: divide mean and std by 255")
     return tuple(float(v) for v in values) * (channels if len(values) == 1 else 1)

@@ -74,7 +74,7 @@ def decode(
                 )
             out[i] = image
 
-    encoded = sum(item.stat().st_size if isinstance(item, Path) else len(item or b"") for item in items[:_CHUNK])
+    encoded = sum(map(_bytes, items[:_CHUNK]))
     small = encoded < _WORTH_A_THREAD * len(items[:_CHUNK])
     with ThreadPoolExecutor(1 if small else min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(fill, range(0, len(items), _CHUNK)):
@@ -117,11 +117,21 @@ def picture(item: Item, channels: int) -> Tensor:
     """One image, uint8 (channels, H, W). Raises DataError with what is wrong with it, to be put after its name."""
     if item is None:
         raise DataError("holds no image")
+    if not _bytes(item):
+        raise DataError("is not an image that can be decoded: it is empty, or leads nowhere")
     try:
         return _decoded(item.read_bytes() if isinstance(item, Path) else item, channels)
     except Exception as error:  # decoders raise whatever they like
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"is not an image that can be decoded: {reason}") from error
+
+
+def _bytes(item: Item) -> int:
+    """How large an encoded image is; 0 where there is none."""
+    try:
+        return item.stat().st_size if isinstance(item, Path) else len(item or b"")
+    except OSError:
+        return 0
 
 
 def is_grey(item: Item, unreadable: bool = False) -> bool:
@@ -131,8 +141,8 @@ def is_grey(item: Item, unreadable: bool = False) -> bool:
     try:
         with Image.open(item if isinstance(item, Path) else io.BytesIO(item or b""), formats=_FORMATS) as opened:
             return opened.mode in ("1", "L") or opened.mode.startswith("I")
-    except OSError:
-        return unreadable  # decoding will name it
+    except Exception:  # decoding will name it
+        return unreadable
 
 
 def memory() -> int | None:

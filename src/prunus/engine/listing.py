@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +18,15 @@ from prunus.engine.split import Data, Split, stratified
 from prunus.engine.stream import Stream, skipped_line
 from prunus.errors import DataError
 
-__all__ = ["HELD_OUT", "Listing", "Reading", "assembled", "join", "read"]
+__all__ = ["HELD_OUT", "Listing", "Reading", "assembled", "counted", "files_below", "join", "read"]
 
 HELD_OUT = 0.2
 """The share of each class that becomes the test part where the source names no parts (seed 0)."""
 
 _JUDGED = 64
+
+_MANY = 1000
+"""Classes that may be more than the images."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,44 @@ class Chained(Sequence[Item]):
         return self.pieces[which][i - self.starts[which]]
 
 
+def files_below(root: Path) -> Iterator[Path]:
+    """Every file in a folder's tree, through links too, in order. Hidden files and folders, and what macOS adds to
+    archives, are left out."""
+    seen: set[str] = set()
+    for place, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not is_hidden(name))
+        yield from (Path(place, name) for name in sorted(names) if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's data."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def counted(name: str, labels: Sequence[Sequence[int]]) -> int:
+    """How many classes labels without names speak of: one more than the largest. labels: of each part.
+
+    Warns where they do not begin at 0. Raises DataError where they are no numbering of classes.
+    """
+    ranges = [(min(part), max(part)) for part in labels if len(part)]
+    if not ranges:
+        return 0
+    low, high, n = min(a for a, _ in ranges), max(b for _, b in ranges), sum(map(len, labels))
+    if high >= max(_MANY, n):
+        raise DataError(f"{name} has labels up to {high} for {n} images; number the classes 0, 1, 2, …")
+    if low > 0:
+        warnings.warn(
+            f"{name}: the smallest label is {low}; classes count from 0, so the network gets {high + 1} of them",
+            stacklevel=2,
+        )
+    return high + 1
+
+
 def join(listings: Sequence[Listing]) -> Listing:
     """Several listings laid end to end."""
     starts = list(accumulate((len(listing.items) for listing in listings), initial=0))
@@ -91,7 +134,7 @@ def read(
 
     streams: None: as `reading` says. Raises DataError.
     """
-    classes = len(class_names) or 1 + max((max(part.labels, default=-1) for part in parts.values()), default=-1)
+    classes = len(class_names) or counted(name, [part.labels for part in parts.values()])
     for part in parts.values():
         for i, label in enumerate(part.labels):
             if not 0 <= label < classes:

@@ -200,10 +200,7 @@ def _measuring_feed(
     """The batches, and whether this process has only its share of them."""
     part: Split | Stream | Feed
     if isinstance(data, Data):
-        given, mean, std = getattr(data, name), mean or data.mean, std or data.std
-        if given is None or (isinstance(given, Split | Stream) and not len(given)):
-            raise DataError(f"{data.name} has no {name} part")
-        part = given
+        part, mean, std = data.part(name), mean or data.mean, std or data.std
     else:
         part = data
     if not isinstance(part, Split | Stream):

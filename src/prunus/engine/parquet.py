@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from prunus.engine.decode import Item
-from prunus.engine.listing import Listing, Reading, join, read
+from prunus.engine.listing import Listing, Reading, files_below, join, read
 from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES
 from prunus.engine.split import Data
 from prunus.errors import DataError
@@ -71,9 +72,11 @@ def parquet_folder(root: Path, reading: Reading) -> Data:
     import pyarrow.parquet as pq
 
     groups: dict[str, list[Path]] = {}
-    for file in sorted(root.rglob("*.parquet")):
+    for file in sorted(file for file in files_below(root) if file.suffix == ".parquet"):
         groups.setdefault(_part_word(file.relative_to(root)), []).append(file)
     named = _parts(groups)
+    if "all" not in named and (others := groups.get("")):
+        warnings.warn(f"{root}: {others[0].name} names no part, such as train or test, and is left out", stacklevel=2)
     pieces: dict[str, list[_Piece]] = {}
     columns: tuple[str, str] | None = None
     rows: dict[Path, int] = {}
@@ -210,13 +213,28 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
     if not images:
         images = [f.name for f in schema if _is_encoded(f.type)]
     if not labels:
-        labels = [f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
-        labels = [name for name in labels if name in _LABEL_NAMES] or labels
+        usual = [f.name for f in schema if pa.types.is_integer(f.type) or pa.types.is_string(f.type)]
+        others = [f.name for f in schema if _is_label(f.type)]
+        labels = [name for name in others if name in _LABEL_NAMES] or usual or others
     return _choose("image", images, _IMAGE_NAMES, schema, where), _choose("label", labels, _LABEL_NAMES, schema, where)
 
 
 def _kind(feature: Any) -> str:
     return str(feature.get("_type", "")) if isinstance(feature, dict) else ""
+
+
+def _is_label(kind: Any) -> bool:
+    """Whether a column holds whole numbers, truth values or words, plain or by a dictionary as pandas has them."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(holds(kind) for holds in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, _is_long_text))
+
+
+def _is_long_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_encoded(kind: Any) -> bool:
@@ -232,7 +250,10 @@ def _choose(what: str, found: list[str], preferred: tuple[str, ...], schema: Any
     if ranked:
         return ranked[0]
     shown = ", ".join(f"{f.name}: {f.type}" for f in schema)
-    raise DataError(f"{where} has {'several possible' if found else 'no'} {what} columns; its columns: {shown}")
+    hint = {"image": "images, encoded as bytes", "label": "whole numbers or words"}[what]
+    if found:
+        raise DataError(f"{where} has several possible {what} columns; name one {preferred[0]!r}; its columns: {shown}")
+    raise DataError(f"{where} has no {what} columns; its columns: {shown}; needed: one of {hint}")
 
 
 def _from_pieces(
@@ -244,10 +265,18 @@ def _from_pieces(
     streams: bool,
 ) -> Data:
     image, label = columns
-    feature = _features(next(piece.table for found in pieces.values() for piece in found).schema).get(label)
-    class_names = tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
+    named = {_names(piece.table, label): piece.place for found in pieces.values() for piece in found}
+    named.pop((), None)  # files that name no classes go along with those that do
+    if len(named) > 1:
+        (names, here), (others, there) = list(named.items())[:2]
+        raise DataError(f"{here} and {there} number the classes otherwise: {_shown(names)} and {_shown(others)}")
+    class_names = next(iter(named), ())
     labels = {key: [_labels(piece.table, label, piece.place) for piece in found] for key, found in pieces.items()}
-    if any(column and isinstance(column[0], str) for found in labels.values() for column in found):
+    kinds = {type(column[0]): place for column, place in _with_places(labels, pieces)}
+    if str in kinds and len(kinds) > 1:
+        (one, here), (other, there) = ((kind.__name__, place) for kind, place in list(kinds.items())[:2])
+        raise DataError(f"{here} has labels of type {one}, and {there} of type {other}; all must be numbers, or words")
+    if str in kinds:
         class_names = tuple(sorted({word for found in labels.values() for column in found for word in column}))
         number = {word: i for i, word in enumerate(class_names)}
         labels = {key: [[number[word] for word in column] for column in found] for key, found in labels.items()}
@@ -269,6 +298,22 @@ def _from_pieces(
         for key, found in pieces.items()
     }
     return read(name, parts, class_names, reading, streams)
+
+
+def _with_places(labels: dict[str, list[list[Any]]], pieces: dict[str, list[_Piece]]) -> Iterator[tuple[Any, str]]:
+    """The label columns that hold some, each with where it stands."""
+    for key, found in pieces.items():
+        yield from ((column, piece.place) for column, piece in zip(labels[key], found, strict=True) if column)
+
+
+def _names(table: Any, label: str) -> tuple[str, ...]:
+    """The classes that the features name, in the order of their numbers."""
+    feature = _features(table.schema).get(label)
+    return tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _rows(place: str) -> Callable[[int], str]:

@@ -5,7 +5,9 @@ Each gives a `Data` with empty mean and std, which `data.load` fills in. `only` 
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.engine.listing import Listing, Reading, assembled, read
+from prunus.engine.listing import Listing, Reading, assembled, counted, files_below, is_hidden, read
 from prunus.engine.split import Data, Split
 from prunus.engine.stream import Stream
 from prunus.errors import DataError, InputError
@@ -50,9 +52,10 @@ def npz(path: Path, only: str | None = None) -> Data:
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, uint8 or floats in 0..1 (rounded to uint8).
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            arrays = {key: file[key] for key in getattr(file, "files", ())}  # an .npy has none
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npz: {error}") from error
     keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(arrays)), None)
     if keys:
@@ -65,7 +68,7 @@ def npz(path: Path, only: str | None = None) -> Data:
     splits = {}
     for key, (x, y) in found.items():
         splits[key] = _as_split(arrays[x], arrays[y], f"{path}:{x}", f"{path}:{y}")
-    classes = 1 + max(int(split.labels.max()) for split in splits.values() if len(split))
+    classes = counted(str(path), [split.labels.tolist() for split in splits.values()])
     return assembled(str(path), splits, classes, (), only)
 
 
@@ -80,10 +83,14 @@ def image_folder(root: Path, reading: Reading) -> Data:
     if not folders:
         folders = {"all": root}
     listed = {key: _class_files(folder) for key, folder in folders.items()}
-    known = listed.get("train") or listed.get("test") or listed.get("all") or {}
-    class_names = tuple(sorted(known))
-    if not class_names:
+    leading = next((key for key in ("train", "test", "all") if listed.get(key)), None)
+    if leading is None:
         raise DataError(f"{root} has no parquet files and no CLASS/*.png below it or below its train/ and test/")
+    class_names = tuple(sorted(listed[leading]))
+    _refuse_one_too_high(folders[leading], listed[leading])
+    empty = sorted(child.name for child in _classes_in(folders[leading]) if child.name not in class_names)
+    if empty:
+        warnings.warn(f"{folders[leading]}: no images in {', '.join(empty)}: no class of that name", stacklevel=2)
     parts = {}
     for key, found in listed.items():
         strange = sorted(set(found) - set(class_names))
@@ -110,8 +117,7 @@ def factory(spec: str) -> Data:
     if not isinstance(made, tuple | list) or len(made) != 2:
         raise DataError(f"{spec} must return a Data or the pair (train, test), not {type(made).__name__}")
     train, test = (_as_part(part, spec) for part in made)
-    labels = [part.labels for part in (train, test) if isinstance(part, Split | Stream) and len(part)]
-    classes = 1 + max((int(x.max()) for x in labels), default=-1)
+    classes = counted(spec, [part.labels.tolist() for part in (train, test) if isinstance(part, Split | Stream)])
     names = tuple(getattr(getattr(made[0], "dataset", None), "classes", ()))
     return Data(train, test, len(names) or classes, (), (), spec, names)
 
@@ -130,13 +136,26 @@ def _called(path: Path, attribute: str, spec: str) -> Any:
         raise DataError(f"{spec} raised {type(error).__name__}: {reason}") from error
 
 
+def _classes_in(folder: Path) -> list[Path]:
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and not is_hidden(child.name)]
+
+
 def _class_files(folder: Path) -> dict[str, list[Path]]:
+    """The images of each class that has some; links that lead nowhere too, so that they are named as what they are."""
     return {
         child.name: files
-        for child in sorted(folder.iterdir())
-        if child.is_dir()
-        and (files := sorted(f for f in child.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES and f.is_file()))
+        for child in _classes_in(folder)
+        if (files := sorted(file for file in files_below(child) if file.suffix.lower() in _IMAGE_SUFFIXES))
     }
+
+
+def _refuse_one_too_high(folder: Path, found: dict[str, list[Path]]) -> None:
+    """Raises DataError where all images are of one class and lie in several folders of it: those are the classes."""
+    (name, files), *others = found.items()
+    below = {file.relative_to(folder / name).parts[0] for file in files}
+    if not others and len(below) > 1 and not any((folder / name / part).is_file() for part in below):
+        shown = ", ".join(sorted(below)[:3]) + (", …" if len(below) > 3 else "")
+        raise DataError(f"{folder} holds one class, {name!r}, with the folders {shown}; give {folder / name}")
 
 
 def _as_part(part: Any, spec: str) -> Any:
@@ -144,10 +163,12 @@ def _as_part(part: Any, spec: str) -> Any:
     if arrays:
         images, labels = (x.numpy() if isinstance(x, Tensor) else x for x in part)
         return _as_split(images, labels, spec, spec)
-    if isinstance(part, Split | Stream) or hasattr(part, "__iter__"):
+    again = hasattr(part, "__iter__") and not hasattr(part, "__next__") and not isinstance(part, str | bytes | dict)
+    if isinstance(part, Split | Stream) or again:
         return part
     raise DataError(
-        f"{spec} gave {type(part).__name__} for a part; allowed: Split, (images, labels), iterable of batches"
+        f"{spec} gave {type(part).__name__} for a part; allowed: Split, (images, labels), or batches that can be gone "
+        "through again and again, such as a list or a DataLoader"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,14 +74,22 @@ class Data:
                 if isinstance(part, Split | Stream):
                     _check_labels(f"{self.name}: {name}", part.labels, self.classes)
 
+    def part(self, name: Literal["train", "test", "validation"]) -> Split | Stream | Iterable[Any]:
+        """The part of that name. Raises DataError where the source has none."""
+        found = getattr(self, name)
+        if found is None or (isinstance(found, Split | Stream) and not len(found)):
+            hint = "; put one beside train, such as a folder test" if name == "test" else ""
+            raise DataError(f"{self.name} has no {name} part{hint}")
+        given: Split | Stream | Iterable[Any] = found
+        return given
+
     def example(self, n: int = 1) -> Tensor:
         """The first `n` inputs, float (n, C, H, W), normalised: what to trace a model with."""
         for part in (self.test, self.train):
             if not isinstance(part, Split | Stream):
                 first = next(iter(part), None)
                 if first is not None:
-                    x: Tensor = first[0][:n]
-                    return x
+                    return _first_inputs(first, n, self.name)
             elif len(part):
                 images = part.images[:n] if isinstance(part, Split) else part.images(torch.arange(min(n, len(part))))
                 return normalise(images, self.mean, self.std)
@@ -144,6 +152,17 @@ def with_validation(data: Data, fraction: float, seed: int = 0) -> Data:
 def count_labels(part: Split | Stream, classes: int = 0) -> tuple[int, ...]:
     """How many samples each class has, in the order of the classes."""
     return tuple(torch.bincount(part.labels, minlength=classes).tolist())
+
+
+def _first_inputs(batch: Any, n: int, name: str) -> Tensor:
+    """What comes first in a batch (x, …) of the user's own."""
+    try:
+        x: Tensor = batch[0][:n]
+    except (KeyError, IndexError, TypeError):
+        x = batch
+    if isinstance(x, Tensor) or (isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x)):
+        return x
+    raise DataError(f"{name} gives batches of type {type(batch).__name__}; needed: (x, …) with tensors, inputs first")
 
 
 def _check_labels(where: str, labels: Tensor, classes: int) -> None:

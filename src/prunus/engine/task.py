@@ -167,10 +167,13 @@ def logits(output: Any) -> Tensor:
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         return batch[0], batch[1]
-    raise DataError(f"a batch must be the pair (x, y) of tensors, not {type(batch).__name__}")
+    held = f" of {', '.join(type(part).__name__ for part in batch)}" if isinstance(batch, tuple | list) else ""
+    raise DataError(f"a batch must be the pair (x, y) of tensors, not a {type(batch).__name__}{held[:80]}")
 
 
 def _check(scores: Tensor, y: Tensor) -> None:
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        raise ExampleError("the model gives one score; to classify it needs one for each of two classes or more")
     if y.is_floating_point() and scores.shape == y.shape:
         return
     if scores.ndim != 2 or y.ndim != 1 or len(scores) != len(y):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from keyword import iskeyword
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
 from ..surgery.cut import Blank, Passed, Zero
@@ -84,7 +86,7 @@ def changes(whole: nn.Module, cut: nn.Module, made_by: str) -> Changes:
     changed = {name for name, shape in shapes(cut).items() if shapes(whole).get(name) != shape}
     for first, *others in ties:
         if changed & {first, *others}:
-            found.lines += [f"{owned(name)} = model.get_parameter({literal(first)})" for name in others]
+            found.lines += [assigned(name, f"model.get_parameter({literal(first)})") for name in others]
     persistent, before = set(cut.state_dict()), dict(whole.named_buffers())
     for name, buffer in cut.named_buffers():
         if name not in persistent and (name not in before or not alike(before[name], buffer)):
@@ -100,8 +102,8 @@ def own_changes(path: str, one: nn.Module, other: nn.Module, made_by: str) -> li
             full = f"{path}.{name}" if path else name
             old = held.get(name)
             if tensor is None and old is not None:
-                lines.append(f"{owned(full)} = None")
-            elif tensor is not None and (old is None or old.shape != tensor.shape):
+                lines.append(assigned(full, "None"))
+            elif tensor is not None and (old is None or shape_of(old) != shape_of(tensor)):
                 if name not in held:
                     raise other_network(made_by, f"{path or 'it'} has no tensor {name}")
                 lines.append(f"resize(model, {literal(full)}, {', '.join(map(str, tensor.shape))})")
@@ -110,7 +112,7 @@ def own_changes(path: str, one: nn.Module, other: nn.Module, made_by: str) -> li
     before, after = plain(one), plain(other)
     for name, code in after.items():
         if before.get(name) != code and (name in before or name not in vars(one)):
-            lines.append(f"{owned(f'{path}.{name}' if path else name)} = {code}")
+            lines.append(assigned(f"{path}.{name}" if path else name, code))
     return lines
 
 
@@ -158,7 +160,12 @@ def call_of(layer: nn.Module) -> str | None:
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     found = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-    return {name: tuple(tensor.shape) for name, tensor in found}
+    return {name: shape_of(tensor) for name, tensor in found}
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """None of a lazy module has one yet; then (-1,), which is no other's."""
+    return (-1,) if is_lazy(tensor) else tuple(tensor.shape)
 
 
 def tied(model: nn.Module) -> list[list[str]]:
@@ -175,16 +182,17 @@ def hooked(module: nn.Module) -> bool:
     return any(getattr(module, name, None) for name in HOOKS)
 
 
-def owned(name: str) -> str:
-    """An attribute of a module by its dotted name, as code."""
+def assigned(name: str, code: str) -> str:
+    """The line that gives an attribute of a module, by its dotted name, this value."""
     path, _, own = name.rpartition(".")
-    if not own.isidentifier():
-        raise InputError(f"{own!r} of a module cannot be written as an attribute")
-    return f"model.get_submodule({literal(path)}).{own}" if path else f"model.{own}"
+    owner = f"model.get_submodule({literal(path)})" if path else "model"
+    if own.isascii() and own.isidentifier() and not iskeyword(own):
+        return f"{owner}.{own} = {code}"
+    return f"setattr({owner}, {literal(own)}, {code})"
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.equal(one.cpu(), other.cpu()))
+    return one.dtype == other.dtype and one.shape == other.shape and bool(torch.equal(one.cpu(), other.cpu()))
 
 
 def other_network(made_by: str, why: str) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from ..asked import check_example, the_model
-from ..errors import ExportError, InputError, StorageError, UnknownName
+from ..errors import ExportError, InputError, PrunusError, StorageError, UnknownName
 from ..methods.sparsity import Thinned
 from ..result import Loaded, Pruned
 from ..state import same_draws
@@ -24,7 +25,7 @@ from .onnx import OPSET, write_onnx, write_openvino
 from .origin import Build, Origin, origin
 from .parity import LIMIT, Parity, parity
 from .program import Run, write_pt2
-from .pyfile import write_python
+from .pyfile import check_place, write_python
 from .quantizing import quantized
 
 Network = nn.Module | Pruned | Loaded | Thinned
@@ -120,15 +121,17 @@ def export(
     net = the_model(unpacked(model))
     check_example(example)
     kind, target = form(path, format)
-    if not 0 < limit < float("inf"):
-        raise InputError(f"limit={limit}: it must be a number above 0")
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):
+        raise InputError(f"limit={limit!r}: it must be a number above 0")
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < 18:
         raise InputError(f"opset={opset!r}: it must be a whole number of at least 18")
-    whole = dense_of(model) if dense is True else (the_model(dense) if isinstance(dense, nn.Module) else None)
+    whole = dense_of(model) if dense is True else None if dense is False else the_model(dense)
     goal = None if int8 is None else Int8.of(int8)
     if goal is not None:
         goal.check(kind, net)
     made_by = origin(build, net) if kind == "python" else None
+    if made_by is not None:
+        check_place(target, made_by)
     writer = writer_of(kind, opset, made_by)
     with same_draws(net), workplace(target) as place:
         given = Given.of(net, example, dynamic)
@@ -147,8 +150,8 @@ def export(
             rounded = quantized(given, kind, files, place / "int8" / target.name, goal)
             files = (place / "int8" / target.name,)
         size = sum(file.stat().st_size for file in files)
-        before = None if whole is None else size_of(whole, given, writer, place / "dense" / target.name)
-        moved = tuple(placed(file, target.with_name(file.name)) for file in files)
+        before = None if whole is None else size_of(whole, given, kind, writer, place / "dense" / target.name)
+        moved = placed(files, target, place / "before")
     why = None if given.dynamic else given.note
     return Exported(target, kind, moved, size, found, why, before, opset if kind == "onnx" else None, rounded)
 
@@ -157,12 +160,9 @@ def attempt(
     given: Given, kind: str, writer: Callable[[Given, Path], Written], path: Path, limit: float
 ) -> tuple[tuple[Path, ...], Parity]:
     """Write, run and compare. Raises ExportError, StorageError."""
-    try:
-        files, run = writer(given, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path.name}: {error.strerror or error}") from error
-    examples = given.examples()
-    want = [given.eager(example) for example in examples]
+    files, run = written(given, kind, writer, path)
+    examples, eager = given.examples(), given.reference()
+    want = [eager(example) for example in examples]
     try:
         got = run(examples)
     except ExportError:
@@ -171,6 +171,19 @@ def attempt(
         raise ExportError(f"{kind}, running the file: {short(error)}") from error
     sizes = [next((t.shape[0] for t in tensors(e) if t.dim()), 1) for e in examples] if given.samples else []
     return files, parity(kind, want, got, sizes, limit)
+
+
+def written(given: Given, kind: str, writer: Callable[[Given, Path], Written], path: Path) -> Written:
+    """The files of one network. Raises ExportError, StorageError."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        return writer(given, path)
+    except PrunusError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {path.name}: {error.strerror or error}") from error
+    except Exception as error:  # of what a network consists of
+        raise ExportError(f"{kind}, writing the file: {short(error)}") from error
 
 
 def writer_of(kind: str, opset: int, made_by: Origin | None) -> Callable[[Given, Path], Written]:
@@ -185,7 +198,11 @@ def writer_of(kind: str, opset: int, made_by: Origin | None) -> Callable[[Given,
 
 def form(path: str | Path, format: str | None) -> tuple[str, Path]:
     """The format, and the path with its suffix. Raises InputError, UnknownName."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path is text or a pathlib.Path, not {type(path).__name__}")
     target = Path(path)
+    if "\0" in target.name:
+        raise InputError(f"path={str(path)!r} names no file")
     if format is not None and format not in FORMATS:
         raise UnknownName.of("format", str(format), FORMATS)
     by_suffix = {suffix: kind for kind, suffix in FORMATS.items()}
@@ -213,21 +230,41 @@ def dense_of(model: Network) -> nn.Module:
     return found
 
 
-def size_of(whole: nn.Module, given: Given, writer: Callable[[Given, Path], Written], path: Path) -> int:
+def size_of(whole: nn.Module, given: Given, kind: str, writer: Callable[[Given, Path], Written], path: Path) -> int:
     """Bytes of the dense network, exported the same way."""
-    path.parent.mkdir()
     twin = Given.of(whole, given.example, given.dynamic)
-    files, _ = writer(twin if given.dynamic else twin.static(given.note), path)
+    files, _ = written(twin if given.dynamic else twin.static(given.note), kind, writer, path)
     return sum(file.stat().st_size for file in files)
 
 
-def placed(file: Path, target: Path) -> Path:
-    """Move a file into its place, over what was there."""
+def placed(files: Iterable[Path], target: Path, aside: Path) -> tuple[Path, ...]:
+    """Move files to their places, over what was there; where one cannot be moved, what was there before comes back.
+    aside: a folder for that."""
+    moved: list[tuple[Path, Path | None]] = []
+    for file in files:
+        goal = target.with_name(file.name)
+        try:
+            moved.append((goal, kept(goal, aside)))
+            file.replace(goal)
+        except OSError as error:
+            for place, before in reversed(moved):
+                with contextlib.suppress(OSError):
+                    place.unlink() if before is None else before.replace(place)
+            raise StorageError(f"cannot write {goal}: {error.strerror}; what was there is untouched") from error
+    return tuple(goal for goal, _ in moved)
+
+
+def kept(file: Path, aside: Path) -> Path | None:
+    """A second name for a file, or a copy where the disk has one name a file; None where there is no file."""
+    if not file.is_file():
+        return None
+    aside.mkdir(exist_ok=True)
+    twin = aside / file.name
     try:
-        file.replace(target)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror}") from error
-    return target
+        twin.hardlink_to(file)
+    except OSError:
+        shutil.copy2(file, twin)
+    return twin
 
 
 @contextlib.contextmanager
@@ -236,7 +273,8 @@ def workplace(target: Path) -> Iterator[Path]:
     try:
         folder = tempfile.mkdtemp(prefix=".export-", dir=target.parent)
     except OSError as error:
-        raise InputError(f"cannot write to the folder {str(target.parent)!r}: {error.strerror}") from error
+        kind = InputError if isinstance(error, (FileNotFoundError, NotADirectoryError)) else StorageError
+        raise kind(f"cannot write to the folder {str(target.parent)!r}: {error.strerror}") from error
     try:
         yield Path(folder)
     finally:

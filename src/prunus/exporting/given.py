@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +45,8 @@ class Given:
         found = cls(twin, sample, axes[0] if axes else None, dynamic)
         try:
             found.eager(sample)
+        except ExportError:
+            raise
         except Exception as error:  # the user's forward may raise anything
             raise ExampleError(f"the network does not run on the example: {short(error)}") from error
         return found.settled() if dynamic else replace(found, note="as asked")
@@ -87,12 +90,24 @@ class Given:
         return found
 
     def eager(self, example: Any) -> list[Tensor]:
-        """What the network returns, as a list of tensors."""
-        with torch.no_grad():
-            found = tensors(call_model(self.model, fresh(example)))
-        if not found:
-            raise ExportError("the network returns no tensors in tuples, lists or dicts, so nothing can be compared")
-        return found
+        """What the network returns, as a list of tensors, from the state in which it is exported."""
+        return self.reference()(example)
+
+    def reference(self) -> Callable[[Any], list[Tensor]]:
+        """What the network returns call by call, from the state in which it is exported. What calls write goes into a
+        copy, which shares the parameters: the file holds the buffers and numbers of the network as it was given."""
+        twin = copied(self.model, {id(p): p for p in self.model.parameters()})
+
+        def answer(example: Any) -> list[Tensor]:
+            with torch.no_grad():
+                found = tensors(call_model(twin, fresh(example)))
+            if not found:
+                raise ExportError(
+                    "the network returns no tensors in tuples, lists or dicts, so nothing can be compared"
+                )
+            return found
+
+        return answer
 
 
 def tensors(tree: Any) -> list[Tensor]:
@@ -108,8 +123,10 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def arrays(example: Any, names: Sequence[str]) -> dict[str, Any]:
     """The tensors of an example as NumPy arrays under the names that a runtime gave to its inputs."""
-    if isinstance(example, Mapping) and set(example) == set(names):
-        return {name: example[name].numpy() for name in names}
+    if isinstance(example, Mapping):
+        given = {name: value for name, value in example.items() if isinstance(value, Tensor)}
+        if set(given) == set(names):
+            return {name: given[name].numpy() for name in names}
     return {name: t.numpy() for name, t in zip(names, tensors(example), strict=True)}
 
 
@@ -138,7 +155,7 @@ def varied(example: Any, seed: int) -> Any:
 
 def short(error: BaseException) -> str:
     """The kind of an error and its first line, not too long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"
 

@@ -51,12 +51,13 @@ class Int8:
         checked_data(found.data)
         if found.held is not None:
             checked_data(found.held)
-        if found.calibrate < 1 or (found.measure is not None and found.measure < 1):
+        counts = [found.calibrate, *([] if found.measure is None else [found.measure])]
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in counts):
             raise InputError(
-                f"int8 needs at least one sample: calibrate={found.calibrate}, measure={found.measure} (None: all)"
+                f"int8 needs at least one sample: calibrate={found.calibrate!r}, measure={found.measure!r} (None: all)"
             )
-        if not 0 <= found.floor <= 1:
-            raise InputError(f"floor={found.floor}: the least agreement is a fraction from 0 to 1, such as 0.8")
+        if not isinstance(found.floor, (int, float)) or not 0 <= found.floor <= 1:
+            raise InputError(f"floor={found.floor!r}: the least agreement is a fraction from 0 to 1, such as 0.8")
         return found
 
     def check(self, kind: str, model: nn.Module) -> None:
@@ -123,10 +124,7 @@ def samples(goal: Int8, given: Given) -> tuple[list[Piece], Iterable[Piece], boo
     if not ranges:
         size = "" if given.dynamic else f" of {given.samples} samples, as the example has"
         raise InputError(f"int8: the data gave no batch{size}")
-    try:
-        given.eager(ranges[0].x)
-    except Exception as error:  # the user's forward may raise anything
-        raise ExampleError(f"int8: the network does not run on a batch of the data: {short(error)}") from error
+    said(given.reference(), ranges[0].x)
     if goal.held is not None:
         found, rest = pieces(goal.held, given), None
     measured = itertools.chain([] if rest is None else [rest], found)
@@ -139,12 +137,13 @@ def samples(goal: Int8, given: Given) -> tuple[list[Piece], Iterable[Piece], boo
 
 
 def pieces(data: Iterable[Any], given: Given) -> Iterator[Piece]:
-    """The batches on the CPU; where the network takes one number of samples only, in pieces of that size."""
+    """The batches on the CPU, in pieces of one size where the network takes no other. Empty ones are left out."""
     for batch in data:
         x = tree_map(lambda v: v.detach().cpu() if isinstance(v, Tensor) else v, inputs(batch))
         found = Piece(x, batch[1].cpu() if is_pair(batch) else None, length(x) if given.samples else 1)
         if given.dynamic or not given.samples:
-            yield found
+            if found.n:
+                yield found
             continue
         for start in range(0, found.n - given.samples + 1, given.samples):
             yield found.part(start, start + given.samples)
@@ -189,12 +188,13 @@ def measured(kind: str, given: Given, call: Call, found: Iterable[Piece], floor:
 
     Raises ExportError for values that are not finite, other shapes, or an agreement below the floor.
     """
+    eager = given.reference()
     for example in given.examples():
-        checked(kind, given.eager(example), answer(kind, call, example))
+        checked(kind, eager(example), answer(kind, call, example))
     count = votes = same = labelled = 0
     right, apart, whole = [0, 0], 0.0, 0.0
     for piece in found:
-        want, got = given.eager(piece.x), answer(kind, call, piece.x)
+        want, got = said(eager, piece.x), answer(kind, call, piece.x)
         checked(kind, want, got)
         count += piece.n
         for a, b in zip(want, got, strict=True):
@@ -219,6 +219,14 @@ def measured(kind: str, given: Given, call: Call, found: Iterable[Piece], floor:
         )
     top1 = (100 * right[0] / labelled, 100 * right[1] / labelled) if labelled else None
     return {"measured": count, "agreement": agreement, "error": error, "top1": top1}
+
+
+def said(eager: Call, x: Any) -> list[Tensor]:
+    """What the float network says. Raises ExampleError."""
+    try:
+        return eager(x)
+    except Exception as error:  # the user's forward may raise anything
+        raise ExampleError(f"int8: the network does not run on a batch of the data: {short(error)}") from error
 
 
 def answer(kind: str, call: Call, example: Any) -> list[Tensor]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_iter
 
 from ..errors import ExportError, MissingExtra
-from .given import Given, arrays, quiet, short
+from .given import Given, arrays, quiet, short, tensors
 from .program import Run, program
 
 OPSET = 20
@@ -39,7 +40,7 @@ def to_onnx(given: Given, path: Path, opset: int) -> tuple[Path, ...]:
     """The files: the graph, and the weights beside it where they are large."""
     import onnx
 
-    found = program(given)
+    found = program(given, without_numbers)
     large = sum(t.numel() * t.element_size() for t in found.state_dict.values()) > LARGE
     try:
         with quiet():
@@ -48,13 +49,29 @@ def to_onnx(given: Given, path: Path, opset: int) -> tuple[Path, ...]:
             forget(written.model)
             written.save(path, external_data=large)
     except Exception as error:  # an op that has no translation, and whatever else
-        raise ExportError(f"onnx, translation to opset {opset}: {short(error)}") from error
+        raise ExportError(f"onnx, translation to opset {opset}: {short(cause(error))}") from error
     try:
         with quiet():
             onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # onnx raises several kinds
         raise ExportError(f"onnx, onnx.checker: {short(error)}") from error
-    return tuple(sorted(path.parent.glob(f"{path.name}*")))
+    return written_at(path)
+
+
+def written_at(path: Path) -> tuple[Path, ...]:
+    """The graph, and the weights beside it where there are some."""
+    return tuple(sorted(file for file in path.parent.iterdir() if file.is_file() and file.name.startswith(path.name)))
+
+
+def without_numbers(returned: Any) -> Any:
+    """What a network returns; where that has numbers or text, the tensors alone: a graph returns nothing else."""
+    plain = all(leaf is None or isinstance(leaf, Tensor) for leaf in tree_iter(returned))
+    return returned if plain else tuple(tensors(returned))
+
+
+def cause(error: BaseException) -> BaseException:
+    """What the exporter met; the errors around it say which step that was in."""
+    return error if error.__cause__ is None else cause(error.__cause__)
 
 
 def forget(model: Any) -> None:
@@ -98,7 +115,7 @@ def write_openvino(given: Given, path: Path, opset: int = OPSET) -> tuple[tuple[
     except Exception as error:  # OpenVINO raises RuntimeError and kinds of its own
         raise ExportError(f"openvino, conversion: {short(error)}") from error
     finally:
-        for file in graph.parent.glob(f"{graph.name}*"):
+        for file in written_at(graph):
             file.unlink()
     return (path, path.with_suffix(".bin")), lambda examples: in_openvino(path, examples)
 

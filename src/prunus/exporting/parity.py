@@ -55,6 +55,9 @@ def parity(
             if eager.shape != exported.shape:
                 shapes = f"{tuple(exported.shape)}, not {tuple(eager.shape)}"
                 raise ExportError(f"{format}, parity: the exported network returned {shapes} {where}")
+            if eager.dtype != exported.dtype and format != "openvino":  # which is written in float32
+                kinds = f"{exported.dtype}, not {eager.dtype}".replace("torch.", "")
+                raise ExportError(f"{format}, parity: the exported network returned {kinds} {where}")
             apart, share = difference(eager, exported)
             if not share <= limit:
                 raise ExportError(

@@ -29,6 +29,9 @@ from .program import Run
 SECONDS = 600
 """How long the written file may take to load and run."""
 
+MARK = "Written by Prunus"
+"""In the first line of a file, by which the next export knows it."""
+
 RUNNER = """
 import runpy, sys, torch
 from torch.utils._pytree import tree_iter
@@ -47,6 +50,13 @@ torch.save(results, outputs)
 """
 """Run by a fresh interpreter, which knows nothing of the network but what the file says."""
 
+MIXED = (
+    "    for name, held in model.state_dict(keep_vars=True).items():",
+    "        if isinstance(held, torch.Tensor):",
+    "            held.data = held.detach().to(tensors[name].dtype)",
+)
+"""Each tensor in the dtype that it has in the file."""
+
 RESIZE = '''
 
 def resize(model: nn.Module, name: str, *shape: int) -> None:
@@ -61,14 +71,33 @@ def resize(model: nn.Module, name: str, *shape: int) -> None:
 
 def write_python(given: Given, path: Path, origin: Origin) -> tuple[tuple[Path, ...], Run]:
     """Write the module and its weights, and give what runs them. Raises ExportError, InputError."""
-    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-        raise InputError(f"a Python file is imported by its name, and {path.stem!r} is none")
-    weights = path.with_name(f"{path.stem}_weights.pt")
+    weights = weights_of(path)
     whole = origin.built()
     found = changes(whole, given.model, f"{origin.module}.{origin.name}({origin.call})")
     path.write_text(code(given.model, whole, origin, found, weights.name, path.stem), encoding="utf-8")
     torch.save(state(given.model, found.loose), weights)
     return (path, weights), lambda examples: in_python(path, origin, examples)
+
+
+def weights_of(path: Path) -> Path:
+    """Where the weights of a module lie."""
+    return path.with_name(f"{path.stem}_weights.pt")
+
+
+def check_place(path: Path, origin: Origin) -> None:
+    """Raises InputError for a name that cannot be imported, or hides what the file imports, and where the files would
+    go over one that is not an earlier export."""
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise InputError(f"a Python file is imported by its name, and {path.stem!r} is none")
+    if path.stem in {"torch", origin.module.split(".")[0], *sys.stdlib_module_names}:
+        raise InputError(f"{path.name} would hide the module {path.stem} that it imports itself; give another name")
+    try:
+        ours = path.is_file() and MARK.encode() in path.read_bytes()[:1000]
+    except OSError:
+        ours = False
+    for file in (path, weights_of(path)):
+        if file.is_file() and not ours:
+            raise InputError(f"{file} is there and was not written by prunus.export; move it, or give another name")
 
 
 def state(model: nn.Module, loose: list[str]) -> dict[str, Any]:
@@ -102,8 +131,9 @@ def head(name: str, origin: Origin, found: Changes, taken: Carried, weights: str
     own = origin.module.split(".")[0] == "prunus"
     needs = "torch" if own else f"torch and {origin.module}"
     taken.imports |= {("pathlib", "Path", "Path"), ("torch", "", "torch"), ("torch", "nn", "nn")}
+    told = name if name.isidentifier() and name.isascii() else "A network"
     lines = [
-        f'"""{name}, cut: {found.modules} modules differ from the whole network. Written by Prunus {__version__}.',
+        f'"""{told}, cut: {found.modules} modules differ from the whole network. {MARK} {__version__}.',
         "",
         f"    from {stem} import load",
         "",
@@ -135,6 +165,7 @@ def body(model: nn.Module, whole: nn.Module, call: str, found: Changes) -> list[
         "    model = network()",
         '    tensors = torch.load(weights, map_location="cpu", weights_only=True)',
         *loose,
+        *(MIXED if mixed(model, dtype) else []),
         "    model.load_state_dict(tensors)",
         "    return model.eval()",
         "",
@@ -147,6 +178,12 @@ def body(model: nn.Module, whole: nn.Module, call: str, found: Changes) -> list[
         "    return model",
         *([RESIZE] if found.resizes else [""]),
     ]
+
+
+def mixed(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether some of the state is of another width than the parameters."""
+    found = (t for t in model.state_dict().values() if isinstance(t, Tensor) and t.is_floating_point())
+    return any(t.dtype != dtype for t in found)
 
 
 def own_dtype(model: nn.Module) -> torch.dtype:

@@ -9,6 +9,7 @@ purpose can also write its digest, so everything in it is checked as if there we
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ..engine.checkpoint import digest, place
-from ..errors import CheckpointError, StorageError
+from ..errors import CheckpointError, InputError, StorageError
 
-__all__ = ["Saved", "content_of", "read", "write"]
+__all__ = ["Saved", "content_of", "read", "the_path", "write"]
 
 FORMAT = "prunus-saved-1"
 ENTRY = "prunus"
@@ -66,6 +67,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any])
         raise StorageError(
             f"{str(path)!r} could not be written: {error.strerror or error}; a file that was there is untouched"
         ) from error
+
+
+def the_path(path: object) -> Path:
+    """Raises InputError for what names no file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path is text or a pathlib.Path, not {type(path).__name__}")
+    found = Path(path)
+    if not found.name or "\0" in str(found):
+        raise InputError(f"path={str(path)!r} names no file")
+    return found
 
 
 def read(path: Path) -> Saved:
@@ -119,13 +130,13 @@ def opened(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str,
 
 def check_head(path: Path) -> None:
     """A file begins as safetensors does: 8 bytes for the length of a header that lies within it, and its brace."""
-    if path.is_dir():
-        raise _Foreign(f"{path} is a folder; give the file that prunus.save wrote")
-    if not path.exists():
-        raise _Foreign(f"there is no file {path}")
-    if not path.is_file():
-        raise _Foreign(f"{path} is not a file")
     try:
+        if path.is_dir():
+            raise _Foreign(f"{path} is a folder; give the file that prunus.save wrote")
+        if not path.exists():
+            raise _Foreign(f"there is no file {path}")
+        if not path.is_file():
+            raise _Foreign(f"{path} is not a file")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ModelError
 from .file import first_line
 
-__all__ = ["fill"]
+__all__ = ["fill", "redress"]
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -25,13 +25,13 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     check_fit(tensors, model.state_dict(), f"{path} does not fit {type(model).__name__}")
     realise(model, tensors)
-    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    held = model.state_dict(keep_vars=True)  # under the names that the model's own hooks give
     full = OrderedDict(tensors)
     full._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
     try:
         for name, value in tensors.items():
-            if name in named and named[name].dtype != value.dtype:
-                named[name].data = named[name].detach().to(value.dtype)
+            if held[name].dtype != value.dtype:
+                held[name].data = held[name].detach().to(value.dtype)
         model.load_state_dict(full)
     except Exception as error:  # a module's own loading hook may raise anything
         raise CheckpointError(f"{path} cannot be loaded: {first_line(error)}") from error
@@ -41,6 +41,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path} cannot be loaded: {name} is not what the file holds, since {type(model).__name__} ties it to "
                 "another tensor or changes it in a loading hook"
             )
+
+
+def redress(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give floating buffers that no state dict has these dtypes, in place; others keep theirs."""
+    stored = model.state_dict().keys()
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        wanted = dtypes.get(name, buffer.dtype)
+        if name not in stored and wanted != buffer.dtype and buffer.is_floating_point() and wanted.is_floating_point:
+            buffer.data = buffer.detach().to(wanted)
 
 
 def check_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, object], what: str) -> None:

@@ -26,8 +26,8 @@ from ..result import Loaded, Pruned
 from ..state import unwrapped
 from ..surgery import apply
 from ..surgery.cut import check_fingerprint
-from .file import Saved, first_line, read, write
-from .filled import fill
+from .file import Saved, first_line, read, the_path, write
+from .filled import fill, redress
 
 __all__ = ["load", "plan_of", "save", "write_network"]
 
@@ -43,6 +43,7 @@ def save(small: Pruned | Loaded | nn.Module, path: str | Path, *, base: Pruned |
     the plan does not lead to it, CheckpointError for tensors that a file cannot hold, StorageError where it cannot be
     written.
     """
+    target = the_path(path)
     if not isinstance(small, (Pruned, Loaded, nn.Module)):
         raise InputError(f"save takes what prune, finish or load returned, or a module, not {type(small).__name__}")
     if not isinstance(base, (Pruned, Loaded, Plan, type(None))):
@@ -56,7 +57,7 @@ def save(small: Pruned | Loaded | nn.Module, path: str | Path, *, base: Pruned |
         model, masks = unwrapped(small.model), masks_of(small)
         plan = small.plan if first is None else first.then(small.plan)
     check_made(model, plan)
-    write_network(Path(path), model, plan, masks=masks)
+    write_network(target, model, plan, masks=masks)
 
 
 def load(path: str | Path, fresh_model: nn.Module) -> Loaded:
@@ -69,13 +70,14 @@ def load(path: str | Path, fresh_model: nn.Module) -> Loaded:
     Raises CheckpointError for a file that is missing, damaged, of another kind, or whose tensors do not fit; PlanError
     where fresh_model is not the network that was cut.
     """
-    path = Path(path)
+    path = the_path(path)
     if not isinstance(fresh_model, nn.Module):
         raise ModelError(f"load takes the dense network, a torch.nn.Module, not {type(fresh_model).__name__}")
     dense = unwrapped(fresh_model)
     with torch.device("cpu"):  # a caller may still be in the context that made the model
         saved = read(path)
         small, plan = cut_by(saved, dense, path)
+        redress(small, dtypes_of(saved, plan, path))
         fill(small, saved.tensors, path)
         return Loaded(small, plan, unpacked(saved, small, path))
 
@@ -94,6 +96,8 @@ def write_network(
         content["masks"] = {name: packed(mask) for name, mask in masks.items()}
     if description is not None:
         content["description"] = dict(description)
+    if beside := dtypes_beside(model, plan):
+        content["dtypes"] = beside
     state: dict[str, Any] = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -109,8 +113,7 @@ def plan_of(content: Mapping[str, Any]) -> Plan | None:
 def cut_by(saved: Saved, dense: nn.Module, path: Path) -> tuple[nn.Module, Plan]:
     """A copy of the dense network, cut as the file says; and the plan."""
     named = dict(dense.named_parameters(remove_duplicate=False)) | dict(dense.named_buffers(remove_duplicate=False))
-    if lazy := [name for name, tensor in named.items() if is_lazy(tensor)]:
-        raise ModelError(f"{lazy[0]} of the dense network has no shape yet; run the network once before load")
+    check_shaped(named, "of the dense network", "load")
     if "plan" not in saved.content:
         shapes = {name: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in named.items()}
         plan = Plan(shapes, (), ())
@@ -122,7 +125,9 @@ def cut_by(saved: Saved, dense: nn.Module, path: Path) -> tuple[nn.Module, Plan]
         plan = Plan.from_json(told)
         return apply(dense, plan), plan
     except PlanError as error:
-        hint = "; it had been cut before it was pruned, so save it with base=" if cut_before(told, named) else ""
+        hint = ""
+        if cut_before(told, named):
+            hint = "; or where it had been cut before it was pruned, save it with base="
         raise PlanError(f"{path} does not fit {type(dense).__name__}: {first_line(error)}{hint}") from error
     except Exception as error:  # a plan that someone wrote may say anything
         raise PlanError(f"{path} holds a plan that cannot be applied: {first_line(error)}") from error
@@ -142,6 +147,7 @@ def cut_before(plan: Any, named: Mapping[str, Tensor]) -> bool:
 def check_made(model: nn.Module, plan: Plan) -> None:
     """The plan leads to this network. What no state dict has, such as a cache, may have any shape."""
     named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    check_shaped(named, f"of {type(model).__name__}", "save")
     stored, wanted = model.state_dict().keys(), plan.shapes()
     shapes = {n: tuple(t.shape) if n in stored else wanted.get(n, tuple(t.shape)) for n, t in named.items()}
     if (found := differing(plan, shapes)) is not None:
@@ -149,6 +155,34 @@ def check_made(model: nn.Module, plan: Plan) -> None:
         raise PlanError(
             f"this plan did not make this network: {name} is {is_ or 'not there'}, and {should or 'gone'} by the plan"
         )
+
+
+def check_shaped(named: Mapping[str, Tensor], whose: str, verb: str) -> None:
+    """Raises ModelError where a lazy module has not seen an input yet."""
+    if lazy := [name for name, tensor in named.items() if is_lazy(tensor)]:
+        raise ModelError(f"{lazy[0]} {whose} has no shape yet; run the network once before {verb}")
+
+
+def dtypes_beside(model: nn.Module, plan: Plan | None) -> dict[str, str]:
+    """The dtypes of floating buffers that no state dict has, where they are not those of the plan's dense network."""
+    stored, planned = model.state_dict().keys(), {} if plan is None else plan.fingerprint
+    loose = {name: b for name, b in model.named_buffers(remove_duplicate=False) if name not in stored}
+    found = {name: str(b.dtype).removeprefix("torch.") for name, b in loose.items() if b.is_floating_point()}
+    return {name: kind for name, kind in found.items() if name not in planned or planned[name][1] != kind}
+
+
+def dtypes_of(saved: Saved, plan: Plan, path: Path) -> dict[str, torch.dtype]:
+    """The dtype of each tensor that the plan knows or the file names. Raises CheckpointError for what is no dtype."""
+    told = saved.content.get("dtypes", {})
+    if not isinstance(told, Mapping):
+        raise CheckpointError(f"{path} is damaged: its dtypes are no table")
+    found = {}
+    for name, kind in {**{name: kind for name, (_, kind) in plan.fingerprint.items()}, **told}.items():
+        dtype = getattr(torch, kind, None) if isinstance(kind, str) else None
+        if not isinstance(dtype, torch.dtype):
+            raise CheckpointError(f"{path} is damaged: {kind!r} of {name!r} is no dtype")
+        found[name] = dtype
+    return found
 
 
 def masks_of(kept: object) -> Mapping[str, Tensor]:

@@ -58,6 +58,8 @@ class Bench:
     supply: Callable[[], Data]
     judges: tuple[Watcher, ...] = ()
     """Told of every epoch of the last training of the recipe."""
+    measures: bool = True
+    """Whether the networks will be measured on the test part."""
 
     @property
     def data(self) -> Data:
@@ -80,10 +82,11 @@ class Bench:
         """The network at full size."""
         model, data, example = self.recipe.model, self.data, self.example
         stem = folder.stem_for(model.name, example) if model.stem is None else model.stem
-        classes = model.classes or (None if ".py:" in model.name else data.classes or None)
+        classes = model.classes or folder.classes_for(model.name, data)
         shape = tuple(example.shape[1:])
         mean, std = tuple(data.mean) or None, tuple(data.std) or None
-        return folder.Description(model.name, classes, shape, mean, std, self.recipe.data.resize, stem)
+        names, resize = data.class_names or None, self.recipe.data.resize
+        return folder.Description(model.name, classes, shape, mean, std, resize, stem, names)
 
 
 def data_of(source: Source) -> Data:
@@ -243,7 +246,10 @@ def trained(
     teacher: nn.Module | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fit, from the stage's checkpoints on if there are some, and write the folder."""
+    """Fit, from the stage's checkpoints on if there are some, and write the folder. Raises DataError where there is no
+    test part to measure on later."""
+    if bench.measures:
+        bench.data.part("test")
     watchers: list[Watcher] = [JsonLines(out / "metrics.jsonl")]
     watchers += [Shares(out / SHARES, hook) for hook in hooks or () if callable(getattr(hook, "left", None))]
     if bench.progress and not sys.stderr.isatty():  # a terminal has a bar and its lines; a log gets the lines alone

@@ -71,6 +71,7 @@ def check(recipe: Recipe, example: Tensor | None = None) -> list[tuple[str, str]
     found = []
     if example is None:
         bench = bench_of(recipe)
+        bench.data.part("test")
         found.append(("data", _parts(bench.data)))
     else:
         empty = Split.empty(example.shape[1])

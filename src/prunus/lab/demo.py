@@ -70,10 +70,12 @@ def run(demo: Demo, runtime: Runtime, *, progress: bool = True, say: Callable[[s
     cut = job.checked(job.Cut(demo.target, method=demo.method, seed=runtime.seed))
     out = folder.ready(demo.out)
     data = load(demo.data, mean=demo.mean, std=demo.std, resize=demo.resize)
+    data.part("test")  # measured at the end: better missed now
     example = data.example()
     stem = folder.stem_for(demo.model, example)
     shape = tuple(example.shape[1:])
-    network = folder.Description(demo.model, data.classes or None, shape, data.mean, data.std, demo.resize, stem)
+    classes = folder.classes_for(demo.model, data)
+    network = folder.Description(demo.model, classes, shape, data.mean, data.std, demo.resize, stem)
     with _threads(example):
         model = _dense(demo, network, data, runtime, progress, say)
         say(f"pruning to {demo.target} by {demo.method}, proving the cut, fine-tuning {demo.finetune_epochs} epochs")

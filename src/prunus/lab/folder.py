@@ -21,9 +21,22 @@ from prunus.errors import CheckpointError, InputError, ModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prunus.engine.data import Data
     from prunus.plan import Plan
 
-__all__ = ["Description", "adopt", "build", "plan_in", "read", "ready", "rebuild", "stem_for", "write"]
+__all__ = [
+    "Description",
+    "adopt",
+    "build",
+    "check_classes",
+    "classes_for",
+    "plan_in",
+    "read",
+    "ready",
+    "rebuild",
+    "stem_for",
+    "write",
+]
 
 _FORMAT = "prunus-run-1"
 _RUN, _PLAN, _WEIGHTS = "run.json", "plan.json", "model.safetensors"
@@ -41,11 +54,15 @@ class Description:
     resize: int | tuple[int, int] | None = None
     stem: int | None = None
     """Input channels, where the first convolution was replaced to take another number than the named model's."""
+    class_names: tuple[str, ...] | None = None
+    """In the order of the network's outputs, where the data that it was trained on names them."""
 
 
 def ready(path: str) -> Path:
     """The folder at `path`, made if it is not there. Called before long work, so that it is not lost at the end."""
     folder = Path(path)
+    if not path.strip():
+        raise InputError("the name of the folder to write to is empty; give one, or . for this folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,6 +160,26 @@ def _alone(path: Path) -> tuple[Description, Plan | None, Path]:
             f"--weights {path}"
         )
     return description, plan_of(content), path
+
+
+def classes_for(model: str, data: Data) -> int | None:
+    """The data's number of classes; None where it has none, and for a factory of the user's that cannot be told."""
+    from prunus.models.userfile import is_file_name, takes_classes
+
+    if is_file_name(model) and not takes_classes(model):
+        return None
+    return data.classes or None
+
+
+def check_classes(description: Description, data: Data) -> None:
+    """Raises InputError where the data gives a class another number than the network knows it by."""
+    known, given = description.class_names or (), data.class_names
+    for number, name in enumerate(given):
+        if known.count(name) == given.count(name) == 1 and known.index(name) != number:
+            raise InputError(
+                f"{data.name} has {name!r} as class {number}, and the run of --from knows it as {known.index(name)}; "
+                "give data with the same classes, or MODEL and --weights to begin with others"
+            )
 
 
 def build(description: Description) -> nn.Module:

@@ -10,7 +10,7 @@ from prunus.engine.runtime import Runtime
 from prunus.errors import InputError
 from prunus.lab.recipe import Model, Source
 from prunus.lab.stages import differing, digest, digest_of_file
-from prunus.userfile import is_file_name
+from prunus.userfile import imported, is_file_name
 
 __all__ = ["arithmetic", "by_content", "of_data", "of_model"]
 
@@ -42,6 +42,7 @@ def arithmetic(runtime: Runtime) -> dict[str, Any]:
 def _content(name: str) -> str:
     """A digest of what a data set's files hold; above SMALL bytes, of their names and sizes."""
     from prunus.engine.data import BUNDLED, known_folder
+    from prunus.engine.listing import files_below
 
     if name == BUNDLED:
         with resources.as_file(resources.files("prunus").joinpath("assets", "digits.npz")) as path:
@@ -54,7 +55,7 @@ def _content(name: str) -> str:
         return f"hub:{name}"
     if place.is_file():
         return digest_of_file(place)
-    files = sorted(path for path in place.rglob("*") if path.is_file())
+    files = sorted(path for path in files_below(place) if path.is_file())
     sizes = {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
     if sum(sizes.values()) > SMALL:
         return digest(sizes)
@@ -69,9 +70,13 @@ def _weights(path: Path) -> str:
 
 
 def by_content(name: str) -> str:
-    """`path/file.py:factory` by what the file holds; another name is itself."""
+    """`path/file.py:factory` by what the file holds, with the files beside it that it imports; another name is
+    itself."""
     if not is_file_name(name):
         return name
     file, _, factory = name.rpartition(":")
     path = Path(file).expanduser()
-    return f"{digest_of_file(path)}:{factory}" if path.is_file() else name
+    if not path.is_file():
+        return name
+    own = {file.relative_to(path.parent).as_posix(): digest_of_file(file) for file in imported(path)}
+    return f"{digest(own) if len(own) > 1 else digest_of_file(path)}:{factory}"

@@ -40,6 +40,11 @@ __all__ = [
     "variant",
 ]
 
+_OF_NAMES = ("rates", "widths")
+"""Tables whose keys are names of layers, in which a dot parts nothing."""
+STAGES = "stages"
+_LONGEST = 200
+
 PUBLISHED = "published (test set)"
 """How results are labelled whose epochs were chosen on the test part."""
 
@@ -171,6 +176,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise InputError(f"name: {self.name!r} names a folder; use letters, digits, '.', '-' and '_'")
+        if self.name == STAGES or len(self.name.encode()) > _LONGEST:
+            why = "is where stages lie" if self.name == STAGES else f"has more than {_LONGEST} bytes"
+            raise InputError(f"name: {self.name!r} {why}; take another")
         if self.seeds and self.seed:
             raise InputError("seed and seeds are both given; one of them says which")
         if min(self.all_seeds) < 0 or len(set(self.all_seeds)) < len(self.all_seeds):
@@ -226,8 +234,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def _own(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # editors of Windows write a mark at the begin
     except OSError as error:
         raise InputError(f"the recipe {str(path)!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -333,7 +340,7 @@ def _merged(table: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[s
     if isinstance(value, Mapping) and isinstance(inner, Mapping):
         merged = dict(inner)
         for key, deeper in value.items():
-            merged = _merged(merged, key.split("."), deeper)
+            merged = _merged(merged, [key] if name in _OF_NAMES else key.split("."), deeper)
         return {**table, name: merged}
     return {**table, name: value}
 

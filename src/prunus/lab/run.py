@@ -145,7 +145,8 @@ def run(
     for number in seeds:
         if several:
             tell(f"seed {number}")
-        bench = chain.Bench(settings, replace(settings.runtime, seed=number), progress, supply)
+        runtime = replace(settings.runtime, seed=number)
+        bench = chain.Bench(settings, runtime, progress, supply, measures="evaluate" not in left_out)
         place = root / settings.name / f"seed-{number}" if several else root / settings.name
         journal = Journal(place, writes=processes.rank == 0)
         try:

@@ -180,6 +180,8 @@ def where(runs: Iterable[Run], conditions: Sequence[str]) -> list[Run]:
     for text in conditions:
         name, sign, wanted = _parted(text)
         known(name, found)
+        if sign not in ("=", "!=") and not _is_number(wanted):
+            raise InputError(f"--where {text!r}: {sign} compares numbers, and {wanted!r} is none")
         found = [run for run in found if _holds(shown(run, name), sign, wanted)]
     return found
 
@@ -245,8 +247,14 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _below(folder: Path) -> Iterator[Run]:
-    """Runs in a folder's tree, and the seeds that a summary announces and nobody has begun."""
-    for path, inner, names in os.walk(folder):
+    """Runs in a folder's tree, through links too, and the seeds that a summary announces and nobody has begun."""
+    seen: set[str] = set()
+    for path, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # a link that leads back
+            inner.clear()
+            continue
+        seen.add(real)
         inner[:] = sorted(name for name in inner if name not in ("stages", "checkpoints", NETWORKS))
         place = Path(path)
         own = read(place) if {"run.json", STATE} & set(names) else None
@@ -307,17 +315,22 @@ def _holds(value: Any, sign: str, wanted: str) -> bool:
         value, wanted = str(value).lower(), wanted.lower()
     with_numbers = False
     number = 0.0
-    if isinstance(value, int | float):
-        try:
-            number, with_numbers = float(wanted), True
-        except ValueError:
-            with_numbers = False
+    if isinstance(value, int | float) and _is_number(wanted):
+        number, with_numbers = float(wanted), True
     if sign in ("=", "!="):
         same = value == number if with_numbers else str(value) == wanted.strip("\"'")
         return same if sign == "=" else not same
     if not with_numbers:
         return False
     return bool({"<": value < number, "<=": value <= number, ">": value > number, ">=": value >= number}[sign])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ..asked import the_model
 from ..costs import cost
-from ..errors import InputError, UnknownName
-from ..state import as_found, example_tensors, unwrapped
+from ..errors import ExampleError, InputError, PrunusError, UnknownName
+from ..exporting.given import short
+from ..state import as_found, example_tensors
 from .layers import Layer, layers_of
 from .memory import peak_bytes
-from .pairs import Sample, Spread, interleaved
+from .pairs import Call, Sample, Spread, interleaved
 from .runners import RUNNERS, eager
 from .verdict import verdict_of
 
@@ -92,20 +95,24 @@ def bench(
 
     example: as the models take it; its samples are repeated to each of `batches`. runtimes: of RUNNERS. threads: of the
     CPU, by default as many as torch uses. seconds: for each runtime and batch. The models are left as they were.
-    Raises UnknownName, InputError.
+    Raises UnknownName, InputError, ModelError, ExampleError; ExportError for a runtime of files.
     """
     wanted = [runtimes] if isinstance(runtimes, str) else list(runtimes)
     for name in wanted:
         if name not in RUNNERS:
             raise UnknownName.of("runtime", name, RUNNERS)
+    if not wanted:
+        raise InputError(f"no runtime is named; use one or more of {', '.join(RUNNERS)}")
     sizes = [batches] if isinstance(batches, int) else list(batches)
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"batches={batches} are sizes of at least 1")
-    one = unwrapped(dense)
-    nets = [one] if pruned is None else [one, unwrapped(pruned)]
-    place = (
-        torch.device(device) if device is not None else next((p.device for p in one.parameters()), torch.device("cpu"))
-    )
+    if not sizes or not all(map(_whole, sizes)):
+        raise InputError(f"batches={batches!r} are whole numbers of at least 1")
+    if threads is not None and not _whole(threads):
+        raise InputError(f"threads={threads!r} must be a whole number of at least 1")
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise InputError(f"seconds={seconds!r} must be a number above 0")
+    one = the_model(dense)
+    nets = [one] if pruned is None else [one, the_model(pruned)]
+    place = _place(device, one)
     if place.type != "cpu" and set(wanted) & {"onnxruntime", "openvino"}:
         raise InputError(f"onnxruntime and openvino are timed on the CPU here, and the device is {place}")
     used = torch.get_num_threads() if threads is None else threads
@@ -116,7 +123,7 @@ def bench(
         for runtime in wanted:
             for size in sizes:
                 given = _sized(example, size, place)
-                calls = [RUNNERS[runtime][0](net, given, used) for net in nets]
+                calls = [_started(runtime, net, given, used) for net in nets]
                 sample = interleaved([*calls, calls[0]], seconds=seconds, sync=sync)
                 peaks = [peak_bytes(eager(net, given, used), place) for net in nets]
                 rows.append(_row(runtime, size, sample, len(nets), peaks))
@@ -125,6 +132,44 @@ def bench(
     macs = counts[1] / counts[0] if pruned is not None and counts[0] else None
     told = verdict_of(rows, layers, macs, nets[-1]) if macs is not None else ()
     return Bench(tuple(rows), tuple(layers), macs, used, str(place), hardware(place), versions(wanted), tuple(told))
+
+
+def _whole(value: object) -> bool:
+    """Whether this is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _place(device: str | torch.device | None, model: nn.Module) -> torch.device:
+    """Where to measure. Raises InputError for a device that is not there, or on which nothing is computed."""
+    if device is None:
+        return next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except Exception as error:  # torch raises several kinds
+        raise InputError(f"device={str(device)!r} cannot be used: {short(error)}") from error
+    if place.type == "meta":
+        raise InputError("device='meta' computes nothing, so nothing can be measured there")
+    return place
+
+
+def _started(runtime: str, net: nn.Module, given: Any, threads: int) -> Call:
+    """A call that has been made once. Raises ExampleError where the network itself does not run on the example."""
+    try:
+        with torch.no_grad():
+            eager(net, given, threads)()
+    except Exception as error:  # the user's forward may raise anything
+        shapes = ", ".join(str(tuple(t.shape)) for t in example_tensors(given))
+        raise ExampleError(f"{type(net).__name__} does not run on an example of {shapes}: {short(error)}") from error
+    try:
+        call = RUNNERS[runtime][0](net, given, threads)
+        with torch.no_grad():
+            call()
+    except PrunusError:
+        raise
+    except Exception as error:  # a compiler that is missing, an op that a runtime has not
+        raise InputError(f"{type(net).__name__} does not run on {runtime}: {short(error)}") from error
+    return call
 
 
 def _row(runtime: str, size: int, sample: Sample, nets: int, peaks: list[int]) -> Row:
@@ -137,8 +182,6 @@ def _row(runtime: str, size: int, sample: Sample, nets: int, peaks: list[int]) -
 @contextmanager
 def _ready(nets: Sequence[nn.Module], place: torch.device, threads: int) -> Iterator[None]:
     """The networks on the device in eval mode, with that many threads; all put back afterwards."""
-    if threads < 1:
-        raise InputError(f"threads={threads} must be at least 1")
     homes = [next((p.device for p in net.parameters()), place) for net in nets]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -201,10 +244,14 @@ def hardware(place: torch.device) -> str:
 
 def versions(runtimes: Sequence[str]) -> dict[str, str]:
     """Of Python, torch and the runtimes."""
-    from importlib.metadata import version
+    from importlib import import_module
+    from importlib.metadata import PackageNotFoundError, version
 
-    return {
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: version(name) for name in ("onnxruntime", "openvino") if name in runtimes},
-    }
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # of another package, such as onnxruntime-gpu
+            return str(import_module(name).__version__)
+
+    own = {name: of(name) for name in ("onnxruntime", "openvino") if name in runtimes}
+    return {"Python": platform.python_version(), "torch": torch.__version__, **own}

@@ -138,7 +138,7 @@ def tables_of(layers: Sequence[Layer], seconds: Lookup) -> Tables:
         if key not in known:
             known[key] = table_of(layer, one, two, seconds)
         (knots[0, n], knots[1, n]), grids[n], factors[:, n], padding[:, n] = known[key]
-    return Tables(knots, grids, factors, padding, grids.reshape(len(layers), -1).min(axis=1, initial=np.inf))
+    return Tables(knots, grids, factors, padding, grids.min(axis=(1, 2), initial=np.inf))
 
 
 def table_of(

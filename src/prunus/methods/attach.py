@@ -27,10 +27,30 @@ from ..errors import CheckpointError, InputError, TargetError
 from ..graph.trace import nothing
 from ..result import Pruned
 from ..target import Target
+from .batches import device_of, moved
 from .blocks import with_blocks
-from .score import Given, Method, scores_of, tensors_of
+from .score import Given, Method, label, scores_of, tensors_of
 
 __all__ = ["Attached"]
+
+
+def check_epochs(epochs: int | None) -> None:
+    """A training has a whole number of epochs, or does not say how many. Raises InputError."""
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise InputError(f"epochs={epochs!r} must be at least 1, and a whole number")
+
+
+@torch.no_grad()
+def used_up(own: nn.Parameter, before: Tensor | float) -> None:
+    """Zero the gradient of a parameter of the method's own that a step moved from `before`, and what of it is not
+    finite: a loop may zero the gradients of the model alone."""
+    if own.grad is not None:
+        own.grad.masked_fill_((own != before).any() | ~own.grad.isfinite(), 0)
+
+
+def not_begun(method: object) -> InputError:
+    """A step was made before the first epoch was announced, so nothing was chosen yet."""
+    return InputError(f"{label(method)}: a step came before epoch_start(e); call it at the beginning of every epoch")
 
 
 class Attached:
@@ -50,8 +70,7 @@ class Attached:
         pin: str | nn.Module | Iterable[str | nn.Module] = (),
         seed: int = 0,
     ) -> None:
-        if epochs is not None and epochs < 1:
-            raise InputError(f"epochs={epochs} must be at least 1")
+        check_epochs(epochs)
         self.method, self.model, self.example = method, the_model(model), example
         self.target = None if target is None else the_target(target, None, None, ())
         self.epochs, self.seed = epochs, seed
@@ -59,8 +78,9 @@ class Attached:
         if not self.coupling.groups:
             raise nothing(self.coupling)
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Parameters of the method's own, for the optimizer."""
+    def param_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
+        """Parameters of the method's own, for the optimizer. lr: that of the weights, where the optimizer has no other
+        for groups that state none."""
         return []
 
     def epoch_start(self, e: int) -> None:
@@ -81,24 +101,29 @@ class Attached:
         return {"method": type(self.method).__name__}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises CheckpointError for another method's."""
+        """Go on from a state. Raises CheckpointError for another method's, and for one that lacks something."""
         if state.get("method") != type(self.method).__name__:
             raise CheckpointError(f"a state of {state.get('method')} is none of {type(self.method).__name__}")
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise CheckpointError(f"the state of {label(self.method)} lacks {', '.join(missing)}")
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Score the weights as they are now, and cut a copy to the target of this call, or else of `attach`.
 
-        Raises TargetError without a target, ProofError where the cut is not exact.
+        Raises TargetError without a target, ModelError for weights that are not finite, ProofError where the cut is not
+        exact.
         """
-        goal = self.target if target is None else the_target(target, None, None, ())
+        goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         if goal is None:
             raise TargetError("no target; give finish(target='macs=50%'), or attach with one")
-        place = next(self.model.parameters()).device
-        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         scores = scores_of(self.method, self.model, self.coupling, self.seed, Given().ranked(self.method, goal))
         drop = with_blocks(self.method, self.model, self.coupling, goal, (), self.seed)
         kept, notes = within(self.coupling, scores, goal, drop, scope=self.method.scope)
         return cut(self.model, example, self.coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
+
+    def ready(self) -> Any:
+        """The example, where the model is now. Raises ModelError where the training left values that are not finite."""
+        return moved(self.example, device_of(the_model(self.model)))
 
     def entries(self, role: str) -> list[tuple[Tensor, Tensor]]:
         """The tensors that prunable groups have in this role, each once, with the entries of axis 0 that belong to them

@@ -73,7 +73,11 @@ def inputs(batch: Any) -> Any:
 
 def forward(model: nn.Module, batch: Any) -> Any:
     """The model's output for a batch. Raises ExampleError where it refuses the batch."""
-    given = inputs(batch)
+    return called(model, inputs(batch))
+
+
+def called(model: nn.Module, given: Any) -> Any:
+    """The model's output for an input. Raises ExampleError where it refuses that."""
     try:
         return call_model(model, given)
     except torch.OutOfMemoryError:

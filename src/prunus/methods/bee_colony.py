@@ -38,7 +38,7 @@ from ..state import same_draws
 from ..surgery import apply
 from ..target import Target
 from .measured import Measured
-from .score import Method, scores_of, searches
+from .score import Method, scores_of, searches, worth
 
 TENTHS = 10
 
@@ -220,7 +220,7 @@ class ABC:
                     torch.manual_seed(seed)
                     random.seed(seed)
                     np.random.seed(seed % 2**32)
-                    return float(evaluate(small))
+                    return worth(evaluate, small)
 
             return known.get(widths, value)
 

@@ -31,10 +31,11 @@ from ..result import Pruned
 from ..select import Ints, followed, removal_order
 from ..target import Target
 from ..widths import Rates, from_rates
-from .attach import Attached
+from .attach import Attached, not_begun
 from .dcff import filters, kl_scores, makers, similarities
 from .fusion import Places, mask_of
 from .gating import told
+from .held import bare
 from .score import Floats, tensors_of
 
 if TYPE_CHECKING:
@@ -86,11 +87,11 @@ class Fusing(Attached):
         self.places = Places.of(self.model, self.coupling)
         self.sites = self.places.sites
         self.handles: list[Any] = []
-        self.held = self.opened = self.over = False
+        self.held = self.opened = self.stepped = self.over = False
 
     def hold(self, optimizer: torch.optim.Optimizer) -> None:
         """Let this optimizer step W itself, with its weight decay and state."""
-        self.held = True
+        self.held, optimizer = True, bare(optimizer)
         self.handles.append(optimizer.register_step_pre_hook(self._before))
         self.handles.append(optimizer.register_step_post_hook(lambda *_: self._shut()))
 
@@ -100,7 +101,7 @@ class Fusing(Attached):
             return
         assert self.epochs is not None
         t = self.method.at(e, self.epochs)
-        self.after_step()
+        self._note()
         if self.kept is None:
             self._listen()
         with torch.no_grad():
@@ -110,12 +111,22 @@ class Fusing(Attached):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Where no optimizer is held, note what the step changed; and fuse anew."""
-        if self.kept is None or self.held or self.over:
+        """Where no held optimizer made the step, note what it changed; and fuse anew."""
+        if self.kept is None and not self.over:
+            raise not_begun(self.method)
+        self._note(not self.stepped)
+        self.stepped = False
+
+    def _note(self, whole: bool = False) -> None:
+        """Add to W what was added to the fused weights: with an optimizer held, what others did, such as one that was
+        made later. whole: look at all, since fused optimizers leave no new version of what they write."""
+        if self.kept is None or self.over:
             return
-        for site in self.sites.values():
-            site.behind.add_(site.tensor - site.fused())
-            site.tensor.copy_(site.fused())
+        with torch.no_grad():
+            for site in self.sites.values():
+                if whole or not self.held or site.tensor._version != site.written:
+                    site.behind.add_(site.tensor - site.fused())
+                    site.write()
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the step of a held optimizer: W in the weights, or a closure that first runs on the fused ones."""
@@ -135,6 +146,7 @@ class Fusing(Attached):
     @torch.no_grad()
     def _open(self) -> None:
         if self.kept is not None and not self.opened:
+            self._note()
             for site in self.sites.values():
                 site.tensor.copy_(site.behind)
             self.opened = True
@@ -144,8 +156,8 @@ class Fusing(Attached):
         if self.opened:
             for site in self.sites.values():
                 site.behind.copy_(site.tensor)
-                site.tensor.copy_(site.fused())
-            self.opened = False
+                site.write()
+            self.opened, self.stepped = False, True
 
     def _listen(self) -> None:
         """W is what the model has now; from here on its weights are fused."""
@@ -181,7 +193,7 @@ class Fusing(Attached):
     def _write(self) -> None:
         """The fused values, and the maps of shortcuts, into the model."""
         for site in self.sites.values():
-            site.tensor.copy_(site.fused())
+            site.write()
         assert self.kept is not None
         for found in self.places.maps:
             found.write(self.kept)
@@ -242,14 +254,12 @@ class Fusing(Attached):
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Cut a copy to what is kept; to another target than that of `attach` by the scores of the fused filters."""
-        goal = self.target if target is None else the_target(target, None, None, ())
+        goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         self.settle()
         if goal != self.target:
             return super().finish(goal, check=check)
         assert self.kept is not None
         notes = self.notes if goal is None else remarks(self.coupling, goal, list(self.widths), ())
-        place = next(self.model.parameters()).device
-        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         return told(cut(self.model, example, self.coupling, self.kept, check=check, goal=goal, notes=notes))
 
 

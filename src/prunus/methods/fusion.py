@@ -45,6 +45,12 @@ class Site:
     made: list[Made] = field(default_factory=list)
     read: list[tuple[int, Member]] = field(default_factory=list)
     mask: Tensor | None = None
+    written: int = -1  # the version of the tensor after the last `write`
+
+    def write(self) -> None:
+        """The fused values, into the tensor."""
+        self.tensor.copy_(self.fused())
+        self.written = self.tensor._version
 
     def fused(self) -> Tensor:
         """The values that the network computes with."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..asked import the_target
 from ..cutting import cut, remarks
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..result import Pruned
 from ..target import Target
-from .attach import Attached
+from .attach import Attached, used_up
 from .budget import Budget, mixed
 from .gates import Ints, extracted, held
 from .nuclear import layers_of, resistance
@@ -55,6 +55,8 @@ class Gating(Attached):
         offsets = [0, *np.cumsum(widths).tolist()]
         self.layers = layers_of(self.model, self.coupling, offsets, sum(widths)) if method.alpha_nuc else []
         self.step, self.frozen = 0, False
+        self.final: tuple[Ints, ...] = ()  # what the gates of the target are frozen to
+        self.was = self.w.detach().clone()  # after the last step
         self.value, self.slope = (torch.zeros(n, device=place) for n in ((), (sum(widths),)))
 
     @property
@@ -106,14 +108,24 @@ class Gating(Attached):
     @torch.no_grad()
     def after_step(self) -> None:
         """Set the gates as w says, and the weights as the gates say."""
+        used_up(self.w, self.was)
         if self.frozen:
+            self.was = self.w.detach().clone()
             self.reads.hold()
             return
         self.step += 1
         together(self.w)
         self.w.clamp_(0, 1)
+        self.was = self.w.detach().clone()
         self.reads.follow()
         self.reads.shut(self.on())
+
+    def _check_moved(self) -> None:
+        if self.step and bool((self.w == self.method.init).all()):
+            raise InputError(
+                f"the gates did not move in {self.step} steps: give the optimizer the groups of param_groups(), and "
+                "add penalty() to the loss"
+            )
 
     @torch.no_grad()
     def on(self) -> Tensor:
@@ -127,7 +139,7 @@ class Gating(Attached):
     def selection(self, goal: Target) -> tuple[Ints, ...]:
         """The channels that stay. Raises TargetError."""
         sizes = list(self.coupling.widths)
-        on = [part.cpu().numpy() for part in self.reads.open.split(sizes)]
+        on = [part.cpu().numpy() for part in self.on().split(sizes)]
         scores = [part.double().cpu().numpy() for part in self.w.detach().split(sizes)]
         return extracted(self.coupling, on, scores, goal, self.method.scope)
 
@@ -138,7 +150,9 @@ class Gating(Attached):
     def freeze(self) -> None:
         """The selection becomes final. Raises TargetError."""
         if not self.frozen:
-            self._choose(self.selection(self.target))
+            self._check_moved()
+            self.final = self.selection(self.target)
+            self._choose(self.final)
 
     def eligible(self) -> bool:
         """Whether the gates are final, and so within the budget; with no S_max, whether the budget holds now."""
@@ -154,16 +168,16 @@ class Gating(Attached):
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Cut a copy to the open gates, or, for another target than that of `attach`, to what w says of it."""
-        goal = self.target if target is None else the_target(target, None, None, ())
+        goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         assert goal is not None
+        self._check_moved()
         self.reads.hold()
-        if not self.frozen or goal != self.target:
-            self._choose(self.selection(goal))
+        if goal == self.target:
+            self.final = self.final or self.selection(goal)
+        self._choose(self.final if goal == self.target else self.selection(goal))
         self.settle()
         kept = self.chosen()
         notes = remarks(self.coupling, goal, [len(k) for k in kept], ())
-        place = self.w.device
-        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         small = cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes)
         return told(small)
 
@@ -200,9 +214,12 @@ class Gating(Attached):
         self.reads.learning[0] = not self.frozen
         self.value, self.slope = (part.to(self.w) for part in state["nuclear"])
         on = state["open"].to(self.w.device)
+        self.was = self.w.detach().clone()
+        self.final = ()
         if self.frozen:
             self.reads.open.copy_(on)
             self.reads.hold()
+            self.final = self.chosen()
         else:
             self.reads.shut(on)
 

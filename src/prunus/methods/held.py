@@ -33,6 +33,16 @@ class _Removable(Protocol):
     def remove(self) -> None: ...
 
 
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that steps, inside one that wraps it, as accelerate's does. Raises InputError for what is none."""
+    found = optimizer
+    while not hasattr(found, "_optimizer_step_post_hooks") and hasattr(found, "optimizer"):
+        found = found.optimizer
+    if not isinstance(found, torch.optim.Optimizer):
+        raise InputError(f"hold takes an optimizer of torch, not {type(optimizer).__name__}")
+    return found
+
+
 class Held:
     """Masks on a model, bare or wrapped. What they do not keep is zeroed at once. Raises InputError where they do not
     fit."""
@@ -67,7 +77,8 @@ class Held:
             self._state(optimizer)
 
     def hold(self, optimizer: torch.optim.Optimizer) -> None:
-        """Mask gradients, and the state of this optimizer, until `release`."""
+        """Mask gradients, and the state of this optimizer, bare or wrapped, until `release`."""
+        optimizer = bare(optimizer)
         if not self.optimizers:
             trained = [(name, p) for name, p in self.weights.items() if p.requires_grad]
             self._hooks += [p.register_hook(lambda grad, name=name: self._gradient(name, grad)) for name, p in trained]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from ..cutting import cut
 from ..errors import InputError, ModelError, TargetError
 from ..result import Pruned
 from ..target import Target
-from .attach import Attached
+from .attach import Attached, used_up
 from .lasso import CHANNELS, FILTERS, Groups, group_l2, group_lasso, of_blocks, of_channels, of_shapes, shrink_, squares
 
 if TYPE_CHECKING:
@@ -61,9 +63,11 @@ class Training(Attached):
         with torch.no_grad():
             return [squares(groups).sqrt() for groups in self.placed()]
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Needed for the proximal step: the parameter that measures the optimizer's step."""
-        return [{"params": [self.probe], "weight_decay": 0.0}] if self.method.solver == "proximal" else []
+    def param_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
+        """Needed for the proximal step: the parameter that measures the optimizer's step. lr: that of the weights; else
+        the group has the optimizer's own."""
+        rate = {} if lr is None else {"lr": lr}
+        return [{"params": [self.probe], "weight_decay": 0.0, **rate}] if self.method.solver == "proximal" else []
 
     def epoch_start(self, e: int) -> None:
         self._check_probe()
@@ -84,6 +88,7 @@ class Training(Attached):
     def after_step(self) -> None:
         if self.method.solver != "proximal":
             return
+        used_up(self.probe, 0.0)
         for groups in self.placed():
             distance = self.probe.to(groups.pieces.device)
             shrink_(groups, self.method.lam * distance, self.method.weighted)
@@ -106,7 +111,7 @@ class Training(Attached):
         return super().finish(target, check=check)
 
     def _columns(self, check: bool) -> Pruned:
-        net = copy.deepcopy(self.model)
+        example, net = self.ready(), copy.deepcopy(self.model)
         groups = of_shapes(net)
         empty = columns = 0
         with torch.no_grad():
@@ -120,15 +125,8 @@ class Training(Attached):
             f"filter shape: {empty:,} of {columns:,} kernel columns ({100 * empty / columns:.1f} %) are zero; no "
             "channel goes, and dense kernels compute them all the same"
         )
-        example = self._example()
         found = cut(net, example, self.coupling, kept, check=check, notes=(note,))
-        return Pruned(
-            found.model, found.plan, cost(self.model, example), found.after, found.coupling, found.proof, None, (note,)
-        )
-
-    def _example(self) -> Any:
-        place = next(self.model.parameters()).device
-        return self.example.to(place) if isinstance(self.example, Tensor) else self.example
+        return replace(found, before=cost(self.model, example), source=weakref.ref(self.model))
 
     def _check_probe(self) -> None:
         if self.steps and not float(self.farthest) > 0:

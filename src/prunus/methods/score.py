@@ -90,6 +90,15 @@ def searches(method: Any) -> bool:
     return callable(getattr(method, "search", None))
 
 
+def worth(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:
+    """What `evaluate` says of a model, finite or not. Raises InputError for what is no number."""
+    found = evaluate(model)
+    try:
+        return float(found.detach() if isinstance(found, Tensor) else found)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"evaluate returns a number, the higher the better, not {found!r:.60}") from None
+
+
 def label(method: Any) -> str:
     """What a method is called in messages: GroupFisher is group_fisher."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(method).__name__).lower()

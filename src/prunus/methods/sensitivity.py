@@ -33,8 +33,9 @@ from ..graph.coupling import Coupling
 from ..graph.trace import nothing
 from ..plan import plan_for
 from ..select import Costs, followed, to_widths
+from ..state import as_found
 from ..surgery import apply
-from .score import Floats, Given, Method, Search, label, scores_of, searches
+from .score import NEEDS, Floats, Given, Method, Search, label, scores_of, searches, worth
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -91,7 +92,7 @@ def curves(
     where `evaluate` gives no finite number."""
 
     def value(small: nn.Module) -> float:
-        found = float(evaluate(small))
+        found = worth(evaluate, small)
         if not math.isfinite(found):
             raise InputError(f"evaluate gave {found}, which is no finite number")
         return found
@@ -192,8 +193,10 @@ def sensitivity(
     """
     from . import method_of
 
-    if not rates or not all(0 < rate < 1 for rate in rates):
-        raise InputError(f"rates={tuple(rates)} are fractions between 0 and 1")
+    if not isinstance(rates, Sequence) or not rates or not all(0 < rate < 1 for rate in rates):
+        raise InputError(f"rates={rates} are several fractions between 0 and 1, as in (0.25, 0.5)")
+    if not callable(evaluate):
+        raise InputError(f"evaluate is {NEEDS['evaluate']}, not {type(evaluate).__name__}")
     dense, chosen = the_model(model), method_of(method)
     if searches(chosen):
         raise InputError(f"{label(chosen)} looks for channels and ranks none; sensitivity needs a ranking")
@@ -201,4 +204,5 @@ def sensitivity(
     if not coupling.groups:
         raise nothing(coupling)
     scores = scores_of(cast("Method", chosen), dense, coupling, seed, Given(data, loss, evaluate, example))
-    return curves(dense, coupling, scores, evaluate, rates)
+    with as_found(dense):
+        return curves(dense, coupling, scores, evaluate, rates)

@@ -70,9 +70,11 @@ class _Training(Attached):
 
     def __init__(self, method: Slimming, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(method, model, *args, **kwargs)
-        self.scales = self.entries("scale")
+        self.scales = [(gamma, at) for gamma, at in self.entries("scale") if gamma.requires_grad]
         if not self.scales:
-            raise ModelError("slimming needs norms with scales in prunable groups, and this model has none")
+            raise ModelError(
+                "slimming needs norms with scales that are trained, in prunable groups, and this model has none"
+            )
 
     def penalty(self) -> Tensor:
         chosen = (gamma if len(at) == len(gamma) else gamma[at.to(gamma.device)] for gamma, at in self.scales)

@@ -22,7 +22,8 @@ from ..graph.coupling import VALUES
 from ..result import Pruned
 from ..select import Costs, Ints
 from ..target import Target
-from .attach import Attached
+from .attach import Attached, not_begun
+from .gating import told
 from .lasso import AFFINE, FILTERS, first_role
 from .score import Given, scores_of
 
@@ -72,6 +73,8 @@ class Soft(Attached):
 
     @torch.no_grad()
     def after_step(self) -> None:
+        if self.epoch < 0:
+            raise not_begun(self.method)
         for name, mask in self.masks.items():
             w = self.tensors[name]
             w.masked_fill_(mask.to(w.device), 0 if w.is_floating_point() else -1)
@@ -102,14 +105,20 @@ class Soft(Attached):
         kept = tuple(np.array(k, np.int64) for k in state["kept"])
         if kept and len(kept) != len(self.coupling.groups):
             raise CheckpointError(f"the state has {len(kept)} groups and the model {len(self.coupling.groups)}")
+        for group, ids in zip(self.coupling.groups, kept, strict=False):
+            if len(ids) and ids.max() >= group.width:
+                raise CheckpointError(f"the state keeps channel {ids.max()} of {group.name}, which has {group.width}")
         self.epoch, self.kept = int(state["epoch"]), kept
         self.masks = self._masks() if kept else {}
+        sizes = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        if sizes != {name: len(values) for name, values in state["aside"].items()}:
+            raise CheckpointError("the state has masked values of another network")
         self.aside = {name: values.clone() for name, values in state["aside"].items()}
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Cut what is zero now. Where that misses the target, because it is another one or the weights left behind are
         an average or of another epoch, score and cut as `Attached.finish` does."""
-        goal = self.target if target is None else the_target(target, None, None, ())
+        goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         assert goal is not None
         kept = self._zero_pattern()
         widths = np.array([len(k) for k in kept], np.int64)
@@ -118,10 +127,8 @@ class Soft(Attached):
         now = costs(widths)
         if target is not None or any(now[kind] > limit for kind, limit in goal.limits(dense).items()):
             return super().finish(target, check=check)
-        place = next(self.model.parameters()).device
-        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         notes = remarks(self.coupling, goal, widths.tolist(), ())
-        return cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes)
+        return told(cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes))
 
     def _zero_pattern(self) -> tuple[Ints, ...]:
         """The last selection, if all that it masks is zero; else of each group the channels that are not."""
@@ -130,8 +137,8 @@ class Soft(Attached):
             alive = np.zeros(group.width, bool)
             for m in made:
                 w = self.tensors[m.tensor].detach().movedim(m.axis, 0)
-                some = w.reshape(len(w), -1).abs().amax(dim=1).cpu().numpy() > 0
-                alive |= some[m.positions].any(axis=1)
+                some = w.reshape(len(w), -1).abs().amax(dim=1) > 0
+                alive |= some.cpu().numpy()[m.positions].any(axis=1)
             found.append(np.flatnonzero(alive) if alive.any() else np.arange(group.width))
         if self.kept and all(np.isin(a, k).all() for a, k in zip(found, self.kept, strict=True)):
             return self.kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -100,13 +101,14 @@ def thinned(
     attention: str = "heads",
 ) -> Thinned:
     """A copy of `model` with the masks written into it."""
-    coupling = trace(model, example, attention=attention)
-    small = copied(unwrapped(model))
+    coupling, dense = trace(model, example, attention=attention), unwrapped(model)
+    small = copied(dense)
     write_(dict(small.named_parameters(remove_duplicate=False)), masks)
     before = cost(model, example)
     after = replace(before, nonzero=weigh(small).nonzero)
     plan = plan_for(coupling, [range(group.width) for group in coupling.groups])
-    return Thinned(small, plan, before, after, coupling, None, goal, notes, masks=masks)
+    source = weakref.ref(dense)
+    return Thinned(small, plan, before, after, coupling, None, goal, notes, source, masks=masks)
 
 
 def layers(model: nn.Module, names: Iterable[str]) -> tuple[Layer, ...]:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..asked import names, the_model
 from ..errors import InputError
 from ..target import Target
-from .attach import Attached
+from .attach import Attached, check_epochs, not_begun
 from .gradual import starts_of
-from .held import Held
+from .held import Held, bare
 from .masks import considered
 from .sparsity import Thinned, thinned
 
@@ -46,12 +46,13 @@ class Thinning(Attached):
         pin: str | nn.Module | Iterable[str | nn.Module] = (),
         seed: int = 0,
     ) -> None:
+        check_epochs(epochs)
         self.method, self.model, self.example = method, the_model(model), example
         self.target, self.epochs, self.seed = method.goal(target), epochs, seed
         self.starts = starts_of(method.rounds, method.start, method.rewind, epochs)
         self.tensors = considered(self.model, method.include, names(pin))
         self.counts = method.counts(self.tensors, self.target)
-        self.round, self.step = 0, 0
+        self.round, self.step, self.begun = 0, 0, False
         self.notes: tuple[str, ...] = ()
         self.held: Held | None = None
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -59,12 +60,14 @@ class Thinning(Attached):
 
     def hold(self, optimizer: torch.optim.Optimizer) -> None:
         """Mask this optimizer's state and the gradients too, from the first mask to `finish`."""
+        optimizer = bare(optimizer)
         self.optimizers.append(optimizer)
         if self.held is not None:
             self.held.hold(optimizer)
 
     def epoch_start(self, e: int) -> None:
         """Mask anew where a round starts, and put early weights back where that is asked for."""
+        self.begun = True
         due = sum(start <= e for start in self.starts)
         if due <= self.round:
             return
@@ -79,6 +82,8 @@ class Thinning(Attached):
 
     def after_step(self) -> None:
         """Zero the masked weights again; note the weights of the step to rewind to."""
+        if not self.begun:
+            raise not_begun(self.method)
         self.step += 1
         if self.step == self.method.rewind:
             self.early = self._everything()
@@ -104,13 +109,13 @@ class Thinning(Attached):
         """Go on from a state, with the same masks. Raises CheckpointError for another method's."""
         super().load_state_dict(state)
         self.round, self.step, self.notes = state["round"], state["step"], tuple(state["notes"])
-        self.early = dict(state["early"])
+        self.early, self.begun = dict(state["early"]), self.step > 0
         if state["masks"]:
             self._hold(state["masks"])
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Thinned:
         """A copy under the masks of the last round; ranked now where it has not come, or the target is another one."""
-        goal = self.target if target is None else self.method.goal(target)
+        goal, example = self.target if target is None else self.method.goal(target), self.ready()
         if self.held is not None and self.eligible() and goal == self.target:
             masks = self.held.masks
         else:
@@ -118,8 +123,6 @@ class Thinning(Attached):
             masks, self.notes = self.method.masks(self.model, self.tensors, goal, counts[-1], within)
         if self.held is not None:
             self.held.release()
-        place = next(self.model.parameters()).device
-        example = self.example.to(place) if isinstance(self.example, Tensor) else self.example
         return thinned(self.model, example, masks, goal, self.notes)
 
     def _hold(self, masks: dict[str, Tensor]) -> None:
@@ -140,4 +143,15 @@ class Thinning(Attached):
             for name, tensor in self.early.items():
                 own[name].copy_(tensor)
         for optimizer in self.optimizers:
-            optimizer.state.clear()
+            emptied(optimizer)
+
+
+def emptied(optimizer: torch.optim.Optimizer) -> None:
+    """As before its first step."""
+    if not isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.state.clear()
+        return
+    for group in optimizer.param_groups:  # its state is made with it, and a step needs it
+        for p in group["params"]:
+            optimizer.state[p]["step"].zero_()
+            optimizer.state[p]["sum"].fill_(group["initial_accumulator_value"])

@@ -14,7 +14,7 @@ from torch import nn
 from prunus.errors import InputError, ModelError
 from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
 
-__all__ = ["file_maker", "from_file", "is_file_name"]
+__all__ = ["file_maker", "from_file", "is_file_name", "takes_classes"]
 
 
 def from_file(name: str, classes: int | None = None) -> nn.Module:
@@ -38,6 +38,13 @@ def file_maker(name: str, classes: int | None = None) -> Callable[..., nn.Module
     with beside(path):
         make = _factory(_imported(path, name), factory, name)
     return cast("Callable[..., nn.Module]", partial(make, **_options(make, name, classes)))
+
+
+def takes_classes(name: str) -> bool:
+    """Whether the file's factory can be told the number of classes. Raises what `from_file` raises before the call."""
+    path, factory = locate(name, "factory")
+    with beside(path):
+        return _classes_argument(_factory(_imported(path, name), factory, name)) is not None
 
 
 def _imported(path: Path, name: str) -> ModuleType:
@@ -73,8 +80,12 @@ def _called(make: Callable[..., object], name: str, classes: int | None) -> obje
 def _options(make: Callable[..., object], name: str, classes: int | None) -> dict[str, int]:
     if classes is None:
         return {}
-    known = inspect.signature(make).parameters
-    argument = next((key for key in ("classes", "num_classes") if key in known), None)
+    argument = _classes_argument(make)
     if argument is None:
         raise InputError(f"{name!r} takes neither classes nor num_classes: leave out classes={classes}")
     return {argument: classes}
+
+
+def _classes_argument(make: Callable[..., object]) -> str | None:
+    known = inspect.signature(make).parameters
+    return next((key for key in ("classes", "num_classes") if key in known), None)

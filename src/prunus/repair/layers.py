@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
 
+from ..errors import DataError
 from ..graph.coupling import Coupling
-from ..methods.batches import inputs
+from ..methods.batches import called, inputs
 from ..plan import Plan
-from ..state import call_model
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -37,10 +37,12 @@ class Work:
         seen = 0
         for batch in self.data:
             given = inputs(batch)
+            seen += size_of(given)
             yield given
-            seen += next(t.shape[0] for t in _tensors(given))
             if seen >= images:
                 return
+        if not seen:
+            raise DataError("data gives no batch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,8 @@ class _Reached(Exception):
 
 
 def passing(model: nn.Module, layer: nn.Module, given: Any) -> tuple[Tensor, Tensor]:
-    """What goes into a layer and what comes out of it, for one input of the model."""
+    """What goes into a layer and what comes out of it, for one input of the model. Raises ExampleError where the model
+    refuses that."""
     caught: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
@@ -122,7 +125,7 @@ def passing(model: nn.Module, layer: nn.Module, given: Any) -> tuple[Tensor, Ten
 
     handle = layer.register_forward_hook(hook, with_kwargs=True)
     try:
-        call_model(model, given)
+        called(model, given)
     except _Reached:
         pass
     finally:
@@ -140,7 +143,9 @@ def on_axis(values: Tensor, x: Tensor, axis: int) -> Tensor:
     return values.to(x.device).reshape([-1 if d == axis else 1 for d in range(x.dim())])
 
 
-def _tensors(given: Any) -> Iterator[Tensor]:
-    from torch.utils._pytree import tree_iter
-
-    return islice((t for t in tree_iter(given) if isinstance(t, Tensor) and t.dim()), 1)
+def size_of(given: Any) -> int:
+    """How many samples an input of the model has. Raises DataError where no tensor says it."""
+    size = next((t.shape[0] for t in tree_iter(given) if isinstance(t, Tensor) and t.dim()), None)
+    if size is None:
+        raise DataError("a batch holds no tensor with an axis of samples")
+    return int(size)

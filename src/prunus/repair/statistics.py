@@ -1,7 +1,8 @@
 """Batch norms measure again: running means and variances of the smaller network, as averages over batches of data.
 
 The averages are cumulative, over batches in train mode without dropout (Li et al. 2020, "EagleEye", arXiv:2007.02491,
-section 3.3, adapt statistics so before they compare cut networks).
+section 3.3, adapt statistics so before they compare cut networks). A batch counts as one, however many samples it has;
+what is left over at the end of a data set, if that is one sample, is passed over.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..methods.batches import device_of, moved
-from ..state import call_model
-from .layers import Work
+from ..methods.batches import called, device_of, moved
+from .layers import Work, size_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Statistics:
         norms = [
             m
             for m in work.small.modules()
-            if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
         ]
         if not norms:
             return ["statistics: this network has no batch norm"]
@@ -47,8 +47,12 @@ class Statistics:
                 norm.momentum = None  # cumulative
                 norm.train()
             with torch.no_grad():
+                most = 0
                 for given in work.batches(self.images):
-                    call_model(work.small, moved(given, device_of(work.small)))
+                    size = size_of(given)
+                    if size > 1 or most <= 1:
+                        called(work.small, moved(given, device_of(work.small)))
+                    most = max(most, size)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
