@@ -152,6 +152,16 @@ def test_scores_that_do_not_fit(scores: Any) -> None:
     refused(InputError, ".", net(), EXAMPLE, "macs=50%", Given(scores))
 
 
+@pytest.mark.parametrize("drop", [5, None, [1], [None], b"x", nn.Linear(1, 1), [nn.Linear(1, 1)]])
+def test_names_of_blocks_are_text(drop: Any) -> None:
+    refused(InputError, "drop takes names, not", net(), EXAMPLE, "macs=50%", drop=drop)
+
+
+@pytest.mark.parametrize("pin", [5, [1], b"x", [None]])
+def test_pins_are_names_or_modules(pin: Any) -> None:
+    refused(InputError, "pin takes names or modules, not", net(), EXAMPLE, "macs=50%", pin=pin)
+
+
 def test_a_method_class_is_no_method() -> None:
     refused(InputError, ".", net(), EXAMPLE, "macs=50%", prunus.methods.Magnitude)
     refused(InputError, ".", net(), EXAMPLE, "macs=50%", "random", seed=-1)

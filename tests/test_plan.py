@@ -285,3 +285,63 @@ def test_masks_count_what_is_kept() -> None:
     for (tensor, axis), mask in plan.masks().items():
         assert mask.dtype == bool and mask.sum() == cut[tensor].shape[axis]
         assert mask.size == small().state_dict()[tensor].shape[axis]
+
+
+def test_keep_takes_arrays_and_tensors() -> None:
+    for ids in (np.array([5, 0, 2]), torch.tensor([5, 0, 2]), [np.int64(5), 0, 2], range(0, 6, 3)):
+        plan = pruned().plan.keep("branch.one", ids)  # type: ignore[arg-type]
+        assert equal(Plan.from_json(json.loads(json.dumps(plan.to_json()))), plan)
+    for ids, text in [(["a"], "whole numbers, not 'a'"), ([0.5, 1], "whole numbers"), ("01", "not str"), (5, "not int"),
+                      ([True], "whole numbers"), ([10**30], "within 0 … 5"), (None, "not NoneType")]:  # fmt: skip
+        with pytest.raises(PlanError, match=text):
+            pruned().plan.keep("branch.one", ids)  # type: ignore[arg-type]
+
+
+def test_refusals_are_one_short_line() -> None:
+    nested: Any = []
+    for _ in range(100_000):
+        nested = [nested]
+    for value in ("a\nb", "x" * 10**6, nested):
+        for place in ("name", "width", "kept", "blocks", "unit"):
+            data = pruned().plan.to_json()
+            data["groups"][0] |= {"width": 0, place: value} if place == "name" else {place: value}
+            with pytest.raises(PlanError) as refusal:
+                Plan.from_json(data)
+            assert "\n" not in str(refusal.value) and len(str(refusal.value)) <= 300
+
+
+def test_an_axis_without_end_is_refused_before_memory_is_asked_for() -> None:
+    data = pruned().plan.to_json()
+    name = data["groups"][0]["members"][0]["tensor"]
+    data["fingerprint"][name][0][0] = 10**15
+    with pytest.raises(PlanError, match=f"axis 0 of {name} has 1000000000000000 entries"):
+        Plan.from_json(data)
+
+
+class Tied(nn.Module):
+    """Two layers with one weight; the second has a name of its own for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.one, self.two, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(self.i(x)).relu()).relu())  # type: ignore[no-any-return]
+
+
+def test_shapes_under_every_name_of_a_tensor() -> None:
+    model = Tied()
+    small = prunus.prune(model, torch.randn(3, 4), "params=60%", "random")
+    read = Plan.from_json(json.loads(json.dumps(small.plan.to_json())))
+    assert read.tied == {"two.weight": "one.weight"} and small.plan.widths[0] < 6
+    named = {name: tuple(p.shape) for name, p in small.model.named_parameters(remove_duplicate=False)}
+    assert read.shapes() == small.plan.shapes() == named
+    again = prunus.prune(small.model, torch.randn(3, 4), "params=70%", "random", seed=1)
+    both = read.then(again.plan)
+    assert both.tied == read.tied and both.shapes() == again.plan.shapes() != named
+    assert same(prunus.apply(model, both), again.model)
+    assert "tied" not in pruned().plan.to_json()  # a file says it only where there is something to say
+    for tied in ({"two.weight": "i.weight"}, {"x": "one.weight"}, {"one.weight": "one.weight"}, [1], {"two.bias": "x"}):
+        with pytest.raises(PlanError, match="malformed"):
+            Plan.from_json(small.plan.to_json() | {"tied": tied})

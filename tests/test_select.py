@@ -191,6 +191,34 @@ def test_equal_scores_everywhere() -> None:
     assert [k.tolist() for k in kept] == [list(range(30, 40)), list(range(40)), list(range(20))]
 
 
+def test_equal_scores_tie_over_steps_of_different_size() -> None:
+    """The first step takes 1 or 2 channels, later ones 3, whose mean of 0.1 is above 0.1 in float64: they tie all the
+    same, so group `one` goes to its end, and then a step of `two` is enough."""
+    scores = [np.full(w, 0.1) for w in (7, 13, 11)]
+    kept = to_budget(plain(7, 13, 11), scores, Target(channels=26, round_to=3, fill=False))
+    assert tuple(map(len, kept)) == (3, 12, 11)
+
+
+def test_linked_groups_tie_with_others() -> None:
+    """Stream and heads go first, since `f` scores the same. Sums of 0.1 in float64 do not grow by 0.1 each time."""
+
+    class Linked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.heads = nn.Linear(3, 14), nn.MultiheadAttention(14, 7, batch_first=True)
+            self.f, self.g = nn.Linear(14, 9), nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = x + self.heads(x, x, x, need_weights=False)[0]
+            return self.g(F.relu(self.f(x.mean(1))))  # type: ignore[no-any-return]
+
+    coupling = prunus.trace(Linked(), torch.randn(1, 4, 3))
+    assert (coupling.links, coupling.widths) == (((0, 1),), (14, 7, 9))
+    kept = to_budget(coupling, [np.full(w, 0.1) for w in coupling.widths], Target(channels=12, fill=False))
+    assert tuple(map(len, kept)) == (2, 1, 9)
+
+
 def test_pure_score_order_without_fill() -> None:
     """The last step overshoots. Fill gives back the cheap one taken before it; fill=False keeps the order."""
     scores = [np.array([0.2, 9, 9, 9]), np.array([9.0] * 5), np.array([0.1, 9, 9])]
@@ -308,6 +336,8 @@ def test_scores_are_checked() -> None:
         to_budget(plain(), [ones[0], np.ones(4), ones[2]], Target(macs=0.5))
     with pytest.raises(TargetError, match="group three got scores that are not finite"):
         to_budget(plain(), [ones[0], ones[1], np.array([1.0, math.nan, 2.0])], Target(macs=0.5))
+    with pytest.raises(TargetError, match=r"group three got scores beyond ±1e\+300"):
+        to_budget(plain(), [ones[0], ones[1], np.array([1.0, -1e308, 2.0])], Target(macs=0.5))
 
 
 def test_where_only_a_block_can_go_nothing_is_ranked() -> None:

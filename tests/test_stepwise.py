@@ -185,6 +185,16 @@ def test_the_narrowed_coupling_is_that_of_a_trace(name: str) -> None:
     ]
 
 
+def test_the_stream_around_a_dropped_branch_goes_on_narrowing() -> None:
+    """The zeros in place of the branch are as wide as the stream, at each of the cuts that follow."""
+    model = zoo.residual()
+    small = prunus.prune(model, IMAGE, "channels=50%", "random", drop=["1"], steps=3, between=lambda net, k: None)
+    stream = small.plan.widths[0]
+    assert stream < model[0].out_channels and small.model[0].out_channels == stream  # type: ignore[index, union-attr]
+    assert small.proof is not None and small.proof.holds
+    assert torch.equal(prunus.apply(model, small.plan)(IMAGE), small.model(IMAGE))
+
+
 def test_without_a_dropped_branch_its_groups_and_its_work_are_gone() -> None:
     model = zoo.residual()
     coupling = prunus.trace(model, IMAGE)

@@ -135,6 +135,9 @@ def test_what_is_refused(text: str, says: str) -> None:
         ({"latency": 8.5}, "needs a unit"),
         ({"macs": 0.5, "round_to": 0}, "round=0"),
         ({"macs": 0.5, "round_to": 8.0}, "round=8.0"),
+        ({"macs": 0.5, "round_to": 10**30}, "1000000000 at most"),
+        ({"macs": 0.5, "min_channels": 10**30}, "1000000000 at most"),
+        ({"macs": 10**5000}, "macs=a number of more than 60 digits is out of range"),
         ({"macs": 0.5, "min_channels": True}, "min=True"),
         ({"macs": 0.5, "max_rate": 0.0}, "max_rate"),
         ({"macs": 0.5, "scope": "layer"}, "unknown scope"),
@@ -245,3 +248,8 @@ def test_limits_refuse_more_than_there_is_and_what_is_unknown() -> None:
 def test_a_target_needs_no_torch() -> None:
     code = "import sys, prunus.target, prunus.rates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_dense_costs_are_told_in_whole_numbers() -> None:
+    with pytest.raises(TargetError, match=r"macs=1.5M is above 100 %: the dense model has 179 772$"):
+        Target(macs=1_500_000).limits({"macs": 179772.0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -202,3 +204,23 @@ def test_a_rate_for_a_pinned_layer_is_noted() -> None:
     )
     assert any("rate 0 (0.5) found nothing to prune" in note for note in small.notes)
     assert ("layer1.1.conv1", 16, 8) in small.rows()
+
+
+@pytest.mark.parametrize("rate", ["0.5", None, 1.5, float("nan")])
+def test_a_rate_for_a_pinned_layer_is_a_rate(rate: Any) -> None:
+    model = build("resnet20")
+    coupling = prunus.trace(model, torch.randn(1, 3, 32, 32), pin=["layer1.0.conv1"])
+    with pytest.raises(TargetError, match="a rate is"):
+        from_rates(model, coupling, [rate] + [0.5] * 11, "published", "exact")
+
+
+@pytest.mark.parametrize("name", [3, None, ("0",)])
+def test_names_of_widths_are_text(sequence: tuple[nn.Module, Coupling], name: Any) -> None:
+    with pytest.raises(UnknownName, match="unknown layer or group"):
+        from_widths(sequence[1], {name: 4})
+
+
+def test_a_name_without_end_is_not_repeated(sequence: tuple[nn.Module, Coupling]) -> None:
+    with pytest.raises(UnknownName, match="unknown layer or group 'xxx") as refusal:
+        from_widths(sequence[1], {"x" * 100_000: 4})
+    assert len(str(refusal.value)) < 1000

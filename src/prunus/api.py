@@ -84,7 +84,7 @@ def prune(
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
-    dense, drop, chosen = the_model(model), names(drop), method_of(method)
+    dense, drop, chosen = the_model(model), names(drop, "drop"), method_of(method)
     goal = the_target(target, rates, widths, drop, chosen, timed=True)
     many, repairs = Steps.of(steps), repairs_of(repair)
     given = Given(data, loss, evaluate, example).ranked(chosen, goal)

@@ -47,9 +47,16 @@ def check_example(example: Any) -> None:
             raise ExampleError(f"the example {tuple(tensor.shape)} holds NaN")
 
 
-def names(given: str | nn.Module | Iterable[Any]) -> tuple[Any, ...]:
-    """One name or several."""
-    return (given,) if isinstance(given, (str, nn.Module)) else tuple(given)
+def names(given: Any, what: str = "pin") -> tuple[Any, ...]:
+    """One name or several, each once. Raises InputError for what is neither a name nor, to pin, a module."""
+    kinds, told = ((str, nn.Module), "names or modules") if what == "pin" else ((str,), "names")
+    found = (given,) if isinstance(given, kinds) else given
+    if not isinstance(found, Iterable) or isinstance(found, nn.Module):
+        raise InputError(f"{what} takes {told}, not {type(given).__name__}")
+    found = tuple(found)
+    if wrong := [each for each in found if not isinstance(each, kinds)]:
+        raise InputError(f"{what} takes {told}, not {type(wrong[0]).__name__}")
+    return tuple(dict.fromkeys(found))
 
 
 STRUCTURED = frozenset({"macs", "params", "channels"})

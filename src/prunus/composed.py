@@ -154,6 +154,7 @@ def joined(first: Plan, second: Plan, kept: Kept, beside: Sequence[int], masks: 
         tuple(drops.values()),
         tuple(dict.fromkeys((*first.links, *(linked for linked in links if len(linked) > 1)))),
         (*first.folds, *(fold(f) for f in second.folds if {g for g, _ in f.width.terms} & set(beside))),
+        first.tied,
     )
 
 

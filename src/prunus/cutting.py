@@ -20,8 +20,10 @@ from .outline import Outline, outlined
 from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, to_budget
+from .state import unwrapped
 from .surgery import Proof, apply, replay, verify
 from .surgery.droppable import droppable
+from .surgery.stored import same_state
 from .surgery.trial import settle
 from .target import AUTO, Target
 
@@ -57,6 +59,7 @@ def proven(dense: nn.Module, plan: Plan, example: Any, *, check: bool = True) ->
 def checked(dense: nn.Module, plan: Plan, example: Any, check: bool) -> tuple[nn.Module, Proof | None, Outline | None]:
     """As `proven`, with the outline of the copy, where it has one."""
     small = apply(dense, plan)
+    same_state(unwrapped(dense), small, plan)
     outline = outlined(small, example)
     replay(small, plan, example, outline)
     return small, verify(dense, small, plan, example) if check else None, outline

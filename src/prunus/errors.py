@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+LONGEST = 200  # characters that a message repeats of a name
+
+
 class PrunusError(Exception):
     """Whatever Prunus raises on purpose."""
 
@@ -52,12 +55,13 @@ class UnknownName(InputError):
     """A name that means nothing here. `UnknownName.of("model", "resnet65", names)` adds the nearest valid one."""
 
     @classmethod
-    def of(cls, what: str, name: str, allowed: Iterable[str]) -> UnknownName:
-        names = sorted(allowed)
-        close = nearest(name, names)
+    def of(cls, what: str, name: object, allowed: Iterable[str]) -> UnknownName:
+        names, told = sorted(allowed), repr(name)
+        close = nearest(name, names) if isinstance(name, str) and len(name) <= LONGEST else None
+        told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
         hint = f"; did you mean {close!r}?" if close else ""
         shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
-        return cls(f"unknown {what} {name!r}{hint} (allowed: {shown})")
+        return cls(f"unknown {what} {told}{hint} (allowed: {shown})")
 
 
 class TargetError(InputError):

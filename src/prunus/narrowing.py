@@ -10,6 +10,7 @@ from torch import nn
 from .graph.coupling import Attribute, Coupling, Fold, Form, Group, Ints, Member, Zero
 from .methods.score import tensors_of
 from .plan import Plan
+from .state import ties
 
 __all__ = ["alive", "narrowed"]
 
@@ -55,6 +56,10 @@ def narrowed(coupling: Coupling, plan: Plan, small: nn.Module) -> Coupling:
     def zero(old: Zero) -> Zero:
         return replace(old, width=form(old.width))
 
+    # The zeros of dropped branches are modules of the cut network, and remember a width.
+    inside = {m for d in plan.dropped for m in d.modules}
+    widths = [Attribute(z.path, "width", 0, z.width) for z in coupling.zeros if z.path in inside]
+    followed = [a for a in (*coupling.attributes, *widths) if set(dict(a.form.terms)) <= place.keys()]
     links = [tuple(place[g] for g in linked if g in place) for linked in coupling.links]
     return replace(
         coupling,
@@ -63,9 +68,10 @@ def narrowed(coupling: Coupling, plan: Plan, small: nn.Module) -> Coupling:
         zeros=tuple(zero(z) for z in coupling.zeros),
         work=tuple(replace(w, factors=tuple(map(form, w.factors))) for w in coupling.work if w.op not in ops),
         tensors={name: tuple(map(form, fs)) for name, fs in coupling.tensors.items() if name not in lost},
-        attributes=tuple(attribute(a) for a in coupling.attributes if set(dict(a.form.terms)) <= place.keys()),
+        attributes=tuple(map(attribute, followed)),
         links=tuple(linked for linked in links if len(linked) > 1),
         folds=tuple(fold(f) for f in coupling.folds if f.tensor in tensors),
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in tensors.items()},
         counts=None,
+        tied=ties(tensors),
     )

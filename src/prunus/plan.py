@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Plan:
 
     `kept[g]` lists the channels of `groups[g]` that stay, ascending. `fingerprint` maps each tensor of the dense model
     to its shape and dtype. `attributes` are the integers that modules remember, as linear forms of the kept widths.
-    The groups of a tuple of `links` keep the same share of their widths; `folds` are factors of softmax scales.
+    The groups of a tuple of `links` keep the same share of their widths; `folds` are factors of softmax scales. `tied`
+    maps further names of a tensor to its first one; groups name a tensor once.
     """
 
     fingerprint: Mapping[str, tuple[tuple[int, ...], str]]
@@ -52,6 +54,7 @@ class Plan:
     dropped: tuple[Dropped, ...] = ()
     links: tuple[tuple[int, ...], ...] = ()
     folds: tuple[Fold, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for group, kept in zip(self.groups, self.kept, strict=True):
@@ -81,7 +84,7 @@ class Plan:
         if group not in names:
             raise UnknownName.of("group", group, names)
         at = names.index(group)
-        return replace(self, kept=(*self.kept[:at], tuple(sorted(kept)), *self.kept[at + 1 :]))
+        return replace(self, kept=(*self.kept[:at], whole_ids(group, kept), *self.kept[at + 1 :]))
 
     def masks(self) -> dict[tuple[str, int], Bools]:
         """The mask view: for each cut axis (tensor, axis) of the dense model, which entries stay."""
@@ -110,11 +113,13 @@ class Plan:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor of the cut network; those of dropped branches are gone."""
         inside = tuple(f"{m}." for d in self.dropped for m in d.modules)
-        found = {n: list(shape) for n, (shape, _) in self.fingerprint.items() if not (inside and n.startswith(inside))}
+        found = {name: list(shape) for name, (shape, _) in self.fingerprint.items()}
         for (tensor, axis), mask in self.masks().items():
-            if tensor in found and axis != VALUES:
+            if axis != VALUES:
                 found[tensor][axis] = int(mask.sum())
-        return {name: tuple(shape) for name, shape in found.items()}
+        for name, first in self.tied.items():
+            found[name] = found[first]
+        return {name: tuple(shape) for name, shape in found.items() if not (inside and name.startswith(inside))}
 
     def then(self, second: Plan) -> Plan:
         """One plan for the dense model that does what this plan and then `second`, made for the cut model, do.
@@ -156,12 +161,25 @@ class Plan:
         return cls.from_json(data)
 
 
+def whole_ids(group: str, kept: Any) -> tuple[int, ...]:
+    """Channel ids, ascending, out of a list, an array or a tensor of them. Raises PlanError."""
+    given = kept.tolist() if hasattr(kept, "tolist") else kept
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise PlanError(f"group {group}: kept channels are a list of whole numbers, not {type(kept).__name__}")
+    ids = list(given)
+    for k in ids:
+        if isinstance(k, bool) or not isinstance(k, Integral):
+            raise PlanError(f"group {group}: kept channels are whole numbers, not {k!r}")
+    return tuple(sorted(map(int, ids)))
+
+
 def check_kept(group: Group, kept: Sequence[int]) -> None:
     """Kept channels are ascending, within the group, at least one, and equally many in every block."""
-    ids = np.asarray(kept, np.int64)
-    if ids.size == 0:
+    if len(kept) == 0:
         raise PlanError(f"group {group.name} keeps no channel; at least {group.step} must stay")
-    if ids.min() < 0 or ids.max() >= group.width or (np.diff(ids) <= 0).any():
+    inside = min(kept) >= 0 and max(kept) < group.width
+    ids = np.asarray(kept if inside else (), np.int64)
+    if not inside or (np.diff(ids) <= 0).any():
         raise PlanError(f"group {group.name}: kept channels must be ascending and within 0 … {group.width - 1}")
     if group.blocks is not None:
         counts = np.bincount(group.blocks[ids], minlength=group.parts)
@@ -222,4 +240,5 @@ def plan_for(coupling: Coupling, kept: Sequence[Sequence[int] | Ints], dropped: 
         drops,
         coupling.links,
         coupling.folds,
+        coupling.tied,
     )

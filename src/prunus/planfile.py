@@ -14,13 +14,15 @@ from .plan import Dropped, Plan
 FORMAT = "prunus-plan-1"
 MOST = 1 << 26  # entries of one axis
 NAMED = 1 << 24  # values that an index names
+LONGEST = 300  # characters of a refusal
 
 Fingerprint = Mapping[str, tuple[tuple[int, ...], str]]
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """Numbers, strings, lists and dictionaries."""
-    return {
+    """Numbers, strings, lists and dictionaries. `tied` is there only where tensors have several names."""
+    tied = {"tied": dict(plan.tied)} if plan.tied else {}
+    return tied | {
         "format": FORMAT,
         "fingerprint": {n: [list(shape), dtype] for n, (shape, dtype) in plan.fingerprint.items()},
         "groups": [group_json(g, kept) for g, kept in zip(plan.groups, plan.kept, strict=True)],
@@ -86,13 +88,31 @@ def plan_from(data: Mapping[str, Any]) -> Plan:
             dropped=tuple(dropped_from(d, len(groups)) for d in data["dropped"]),
             links=tuple(link_from(linked, len(groups)) for linked in data.get("links", [])),
             folds=tuple(fold_from(f, fingerprint, len(groups)) for f in data["folded"]),
+            tied=tied_from(data.get("tied", {}), fingerprint),
         )
-    except PlanError:
-        raise
+    except PlanError as error:
+        raise PlanError(one_line(str(error))) from None
     except KeyError as error:
-        raise PlanError(f"the plan lacks {error}") from None
-    except (TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        raise PlanError(f"the plan is malformed: {error}") from None
+        raise PlanError(one_line(f"the plan lacks {error}")) from None
+    except RecursionError:
+        raise PlanError("the plan is malformed: it is nested without end") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, IndexError, MemoryError) as error:
+        raise PlanError(one_line(f"the plan is malformed: {error}")) from None
+
+
+def one_line(message: str) -> str:
+    """What a file says may be long, and of many lines."""
+    text = " ".join(message[: 2 * LONGEST].split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+def tied_from(data: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, str]:
+    """Further names of tensors, and the first one of each."""
+    tied = {str(name): str(first) for name, first in data.items()}
+    for name, first in tied.items():
+        if name not in fingerprint or fingerprint.get(first) != fingerprint[name] or first in tied:
+            raise PlanError(f"the plan is malformed: {name} is no other name of {first}")
+    return tied
 
 
 def fingerprint_from(data: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -157,13 +177,15 @@ def member_from(data: Mapping[str, Any], width: int, fingerprint: Fingerprint) -
         raise PlanError(f"the plan is malformed: its fingerprint has no axis {axis} of {tensor}")
     if isinstance(given, Mapping):
         entries = whole(given["entries"])
-        if not 0 < entries * width <= (NAMED if axis < 0 else fingerprint[tensor][0][axis]):
+        if not 0 < entries * width <= (NAMED if axis < 0 else min(MOST, fingerprint[tensor][0][axis])):
             raise PlanError(f"the plan is malformed: {tensor} would have {entries * width} entries")
         steps = np.arange(width)[:, None] * whole(given["channel"]) + np.arange(entries)[None] * whole(given["entry"])
         positions = whole(given["start"]) + steps
     else:
         positions = np.asarray([list(map(whole, row)) for row in given], np.int64)
     limit = MOST if axis < 0 else fingerprint[tensor][0][axis]
+    if limit > MOST:
+        raise PlanError(f"the plan is malformed: axis {axis} of {tensor} has {limit} entries")
     if positions.ndim != 2 or positions.shape[0] != width or positions.min() < 0 or positions.max() >= limit:
         raise PlanError(f"the plan is malformed: positions of {tensor} do not fit a group of width {width}")
     return Member(tensor, axis, str(data["role"]), positions.astype(np.int64))

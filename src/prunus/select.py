@@ -21,6 +21,7 @@ from .timing import Timing, first_within, given_back, least_seconds, regained
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+LARGEST = 1e300  # of a score: sums over a group stay finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,13 @@ def removal_order(group: Group, scores: Floats) -> tuple[Ints, Floats]:
     if group.blocks is None:
         return order, scores[order]
     ranks = np.stack([order[group.blocks[order] == b] for b in range(group.parts)], axis=1)
-    return ranks.reshape(-1), np.repeat(scores[ranks].mean(axis=1), group.parts)
+    return ranks.reshape(-1), np.repeat(means(scores[ranks]), group.parts)
+
+
+def means(rows: Floats) -> Floats:
+    """The mean of each row, never outside it: rounding would part steps of different size whose scores are equal."""
+    found: Floats = np.clip(rows.mean(axis=1), rows.min(axis=1), rows.max(axis=1))
+    return found
 
 
 def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
@@ -114,11 +121,11 @@ def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
     floor = max(1, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
     widths = np.arange((group.width - 1) // quantum * quantum, max(floor, quantum) - 1, -quantum, dtype=np.int64)
     ends = group.width - widths
-    means = np.zeros(ends.size)
-    if ends.size:  # the first step takes what is beside a multiple of the quantum
-        means[0], means[1:] = value[: ends[0]].mean(), value[ends[0] : ends[-1]].reshape(-1, quantum).mean(axis=1)
-    # Means of equal scores over steps of different size differ in the last bit; the order within a group is fixed.
-    return Steps(order, ends, np.maximum.accumulate(means) if means.size else means, value)
+    if not ends.size:
+        return Steps(order, ends, np.zeros(0), value)
+    # The first step takes what is beside a multiple of the quantum.
+    first, later = value[None, : ends[0]], value[ends[0] : ends[-1]].reshape(-1, quantum)
+    return Steps(order, ends, np.concatenate([means(first), means(later)]), value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +160,13 @@ def together(coupling: Coupling, linked: tuple[int, ...], steps: Sequence[Steps]
         times = np.intersect1d(times, other)
     ends = times[:, None] * units
     before = np.concatenate([np.zeros((1, len(linked)), np.int64), ends])[:-1]
-    value = np.zeros(times.size)
+    if not times.size:
+        return Unit(np.array(linked), ends - before, np.zeros(0), np.zeros(0))
+    rows = []
     for k, g in enumerate(linked):
-        sums = np.concatenate([[0.0], np.cumsum(steps[g].values)])
-        value += (sums[ends[:, k]] - sums[before[:, k]]) / (ends[:, k] - before[:, k]) / len(linked)
-    scores = np.maximum.accumulate(value) if value.size else value
-    return Unit(np.array(linked), ends - before, scores, ends[:, 0] / widths[0])
+        a, b, own = before[:, k], ends[:, k], steps[g].values
+        rows.append(np.clip(np.add.reduceat(own[: b[-1]], a) / (b - a), own[a], own[b - 1]))
+    return Unit(np.array(linked), ends - before, means(np.stack(rows, axis=1)), ends[:, 0] / widths[0])
 
 
 def check_scores(coupling: Coupling, scores: Sequence[Floats]) -> None:
@@ -168,8 +176,9 @@ def check_scores(coupling: Coupling, scores: Sequence[Floats]) -> None:
     for group, score in zip(coupling.groups, scores, strict=True):
         if score.shape != (group.width,):
             raise TargetError(f"group {group.name} has {group.width} channels and got {score.shape} scores")
-        if not np.isfinite(score).all():
-            raise TargetError(f"group {group.name} got scores that are not finite")
+        if not (np.abs(score) <= LARGEST).all():
+            size = f"beyond ±{LARGEST:g}" if np.isfinite(score).all() else "that are not finite"
+            raise TargetError(f"group {group.name} got scores {size}")
 
 
 def to_budget(

@@ -89,6 +89,12 @@ def tensors_of(model: nn.Module, *, buffers: bool = True) -> dict[str, Tensor]:
     return found
 
 
+def ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each name after the first of one tensor, that first name."""
+    first: dict[int, str] = {}
+    return {n: first[id(t)] for n, t in tensors.items() if first.setdefault(id(t), n) != n}
+
+
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in nested containers."""
     if isinstance(value, Tensor):

@@ -33,6 +33,8 @@ _FLOPS = frozenset({"flop", "flops", "mflops", "gflops"})
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+) ?([%A-Za-z]*)")
 _AMOUNTS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _TIMES = {"us": Fraction(1, 10**6), "ms": Fraction(1, 10**3), "s": Fraction(1)}
+_BITS = 200  # of a whole number: 60 digits
+_WIDEST = 10**9  # channels
 _LONGEST = 400  # characters of one value: enough for any float written out, too short to be slow
 
 
@@ -88,10 +90,12 @@ class Target:
             if value is not None:
                 object.__setattr__(self, kind, _budget(kind, value))
         for name, value in (("round", self.round_to), ("min", self.min_channels)):
-            if not _whole(value) or value < 1:
-                raise TargetError(f"{name}={value} is not a whole number of 1 or more")
+            if not _whole(value) or not 1 <= value <= _WIDEST:
+                more = f", {_WIDEST} at most" if _whole(value) and value > 1 else ""
+                raise TargetError(f"{name}={_shown(value)} is not a whole number of 1 or more{more}")
+            object.__setattr__(self, _FIELDS[name], int(value))
         if isinstance(self.max_rate, bool) or not isinstance(self.max_rate, Real) or not 0 < self.max_rate <= 1:
-            raise TargetError(f"max_rate={self.max_rate!r} is not above 0 % and at most 100 %")
+            raise TargetError(f"max_rate={_shown(self.max_rate)} is not above 0 % and at most 100 %")
         object.__setattr__(self, "max_rate", float(self.max_rate))
         if self.scope not in SCOPES:
             raise TargetError(_unknown("scope", self.scope, SCOPES))
@@ -162,7 +166,9 @@ class Target:
                 continue
             amount = value.value if isinstance(value, Seconds) else value
             if amount > whole:
-                has = Seconds(float(f"{whole:.3g}")) if isinstance(value, Seconds) else f"{whole:,}".replace(",", " ")
+                has = (
+                    Seconds(float(f"{whole:.3g}")) if isinstance(value, Seconds) else f"{whole:,.0f}".replace(",", " ")
+                )
                 raise TargetError(f"{kind}={_text(value)} is above 100 %: the dense model has {has}")
             result[kind] = amount
         return result
@@ -170,6 +176,8 @@ class Target:
 
 def _budget(kind: str, value: Any) -> Budget:
     """A budget value, checked and in its one form."""
+    if _whole(value) and int(value).bit_length() > _BITS:
+        raise TargetError(f"{kind}={_shown(value)} is out of range")
     if isinstance(value, Seconds):
         if kind != "latency":
             raise TargetError(f"{kind}={value} is a time; only latency takes one")
@@ -305,5 +313,7 @@ def _unknown(what: str, name: object, allowed: tuple[str, ...]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return "a number of more than 60 digits"  # Python refuses to write out the longest
     text = repr(value.strip() if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "…'"

@@ -32,6 +32,7 @@ from .plan import Plan
 from .result import Pruned
 from .state import call_model, fresh, uncheckpointed
 from .surgery import apply
+from .surgery.stored import alike
 from .target import Target
 
 __all__ = ["Checked", "ContractError", "check_model", "lively"]
@@ -207,12 +208,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is not None and b is not None and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return a is not None and b is not None and alike(a, b)
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    tensors: Mapping[str, tuple[int, Tensor]]
+    tensors: Mapping[str, tuple[int, bool, Tensor]]
     grads: Mapping[str, Tensor | None]
     modules: tuple[tuple[str, bool, str, int], ...]
     draws: tuple[Any, ...]
@@ -221,7 +222,7 @@ class _Snapshot:
 def _snapshot(model: nn.Module) -> _Snapshot:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return _Snapshot(
-        {name: (id(t), t.detach().clone()) for name, t in _tensors(model).items()},
+        {name: (id(t), t.requires_grad, t.detach().clone()) for name, t in _tensors(model).items()},
         {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()},
         tuple(
             (name, m.training, m.extra_repr(), sum(len(getattr(m, hook)) for hook in hooks))
@@ -232,9 +233,9 @@ def _snapshot(model: nn.Module) -> _Snapshot:
 
 
 def _changes(before: _Snapshot, after: _Snapshot) -> Iterator[str]:
-    for name, (own, value) in before.tensors.items():
+    for name, (own, learns, value) in before.tensors.items():
         now = after.tensors.get(name)
-        if now is None or now[0] != own or not _same(now[1], value):
+        if now is None or now[:2] != (own, learns) or not _same(now[2], value):
             yield f"{name} was changed"
     for name, grad in before.grads.items():
         now_grad = after.grads.get(name)

@@ -84,11 +84,14 @@ def from_rates(
     widths = [group.width for group in coupling.groups]
     notes = []
 
-    def set_rate(g: int, rate: float) -> None:
+    def left(width: int, rate: float) -> int:
         if isinstance(rate, bool) or not isinstance(rate, Real):
             raise TargetError(f"a rate is a number from 0 to below 1, not {rate!r}")
+        return kept(width, rate, rule)
+
+    def set_rate(g: int, rate: float) -> None:
         group = coupling.groups[g]
-        widths[g] = max(group.step, kept(group.width, rate, rule) // group.step * group.step)
+        widths[g] = max(group.step, left(group.width, rate) // group.step * group.step)
 
     if isinstance(rates, Mapping):
         known = groups_by_layer(coupling)
@@ -107,7 +110,7 @@ def from_rates(
         raise TargetError(f"rates are a list, its text or a dict by layer, not {type(rates).__name__}")
     values = parse_rates(rates) if isinstance(rates, str) else tuple(rates)
     for k, (entry, rate) in enumerate(zip(order_of(model, coupling, len(values), layout), values, strict=True)):
-        if not entry and rate:
+        if left(1, rate) and not entry and rate:  # what is pinned has a rate too
             notes.append(f"rate {k} ({rate:g}) found nothing to prune: its layers are pinned")
         for g in entry:
             set_rate(g, rate)

@@ -102,6 +102,12 @@ STUCK: dict[str, Stuck] = {
     "halves by a literal split": Stuck(
         between(lambda y: split_activation(y.split(6, 1))), {"a": 8}, "b outputs", 12, "a part of fixed size"
     ),
+    "the number of the largest": Stuck(
+        between(lambda y: y * y.argmax(1, keepdim=True)), {"a": 8}, "b outputs", 12, "tells which of them it is"
+    ),
+    "the number of the smallest of all": Stuck(
+        between(lambda y: y * y.argmin()), {"a": 8}, "b outputs", 12, "tells which of them it is"
+    ),
     "roll over everything": Stuck(
         between(lambda y: torch.roll(y, 1)), {"a": 8}, "b outputs", 12, "order of channels matters"
     ),

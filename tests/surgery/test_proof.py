@@ -14,6 +14,7 @@ import prunus
 from prunus.errors import ProofError
 from prunus.models import resnet20
 from prunus.surgery import verify
+from prunus.surgery.proof import TOLERANCE, compare
 
 
 def attention() -> nn.Module:
@@ -110,14 +111,14 @@ def test_each_part_of_the_proof_sees_what_only_it_can_see() -> None:
     model, example = chain(), image()
     right = prunus.prune(model, example, target="channels=60%", method="random")
     right.model[1].momentum = 0.2
-    proof = verify(model, right.model, right.plan, example, tolerance=10)
+    proof = compare(model, right.model, right.plan, example, TOLERANCE)
     assert proof.eval < 1e-12 and proof.train < 1e-12 and proof.gradients < 1e-12
     assert proof.statistics > 1e-3
 
     model = lively(Auxiliary())
     right = prunus.prune(model, example, target="channels=60%", method="random")
     swapped(right.model.aux.weight, 1)
-    proof = verify(model, right.model, right.plan, example, tolerance=10)
+    proof = compare(model, right.model, right.plan, example, TOLERANCE)
     assert proof.eval < 1e-12 and proof.train > 1e-3
 
 

@@ -144,6 +144,7 @@ class Coupling:
     links: tuple[tuple[int, ...], ...] = ()  # groups that keep the same share of their width
     folds: tuple[Fold, ...] = ()
     steps: tuple[Step, ...] = ()  # of the forward in eval mode
+    tied: Mapping[str, str] = field(default_factory=dict, repr=False)  # other names of a tensor, and its first
     counts: object = field(default=None, repr=False)  # what `cost` counted of the dense network
 
     def __getitem__(self, name: str) -> Group:

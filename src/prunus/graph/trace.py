@@ -24,6 +24,7 @@ from ..state import (
     modules_of,
     seeded,
     tensors_of,
+    ties,
     uncheckpointed,
     unwrapped,
 )
@@ -357,6 +358,7 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         folds=tuple(replace(f, width=renumbered(f.width)) for f in folds_of(book, solved)),
         steps=flow(traced.passes[0].ops, {term.op for term in book.terms}),
         fingerprint={n: (tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in named.items()},
+        tied=ties(named),
     )
 
 

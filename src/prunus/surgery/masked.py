@@ -56,7 +56,9 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def raised(value: Any) -> Any:
-    """A dtype below float64 becomes float64."""
+    """A dtype below float64 becomes float64, one below complex128 that."""
+    if isinstance(value, torch.dtype) and value.is_complex:
+        return torch.complex128
     return torch.float64 if isinstance(value, torch.dtype) and value in LOW else value
 
 

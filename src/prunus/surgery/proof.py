@@ -23,7 +23,8 @@ from ..outline import Outline
 from ..plan import Plan
 from ..state import as_found, copied, fresh, modules_of, same_draws, seeded, unwrapped
 from .masked import channel_ids, masked_tracer, neutral_run
-from .train_step import Step, compared, masked_step
+from .stored import same_values
+from .train_step import Step, compared, failure, finite_size, has_backward, masked_step
 from .unfold import exact
 
 TOLERANCE = 1e-8  # of the largest value of what is compared
@@ -137,10 +138,13 @@ def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tole
     """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
 
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout off, at least 4
-    samples), with one backward. Neither argument is changed. Raises ProofError above `tolerance`.
+    samples), with one backward. Neither argument is changed. Raises ProofError above `tolerance`, and where a tensor of
+    `small` does not hold the kept entries.
     """
+    dense = unwrapped(model)
+    same_values(dense, small, plan)
     with same_draws(model):
-        proof = compare(unwrapped(model), small, plan, fresh(example), tolerance)
+        proof = compare(dense, small, plan, fresh(example), tolerance)
     if not proof.holds:
         raise ProofError(f"the cut network differs from the masked one ({proof}); the model was left untouched")
     return proof
@@ -158,7 +162,14 @@ def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> fl
 
 
 def doubled(example: Any) -> Any:
-    return tree_map(lambda v: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v, example)
+    return tree_map(lambda v: widened(v) if isinstance(v, Tensor) else v, example)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In double precision, integers as they are."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolerance: float) -> Proof:
@@ -175,7 +186,12 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
         in_eval = compared(reference, result, "eval outputs")
         if not any(t.numel() for t in reference):
             notes.append("the outputs in eval mode are empty: only the train step was compared")
+        elif not any(finite_size(t) if t.dtype.is_floating_point or t.is_complex() else t.any() for t in reference):
+            notes.append("the outputs in eval mode are zero or no numbers: they say nothing")
         in_train, statistics, gradients = step.against(narrow, plan, sample, notes)
+        # Masking copies what it masks, so the masked network may have a backward where the model has none.
+        if step.backward and failure(notes) and has_backward(as_double(dense), step, sample):
+            raise ProofError(f"the cut network has no backward{failure(notes)}; the model has one")
     own = own_dtype(dense, small, plan, example)
     return Proof(
         in_eval,
@@ -206,7 +222,8 @@ def masked_side(
 
 def as_double(model: nn.Module) -> nn.Module:
     """A float64 copy with every parameter trainable where it can be."""
-    twin = copied(model, {id(p): doubled_parameter(p) for p in model.parameters() if type(p) is nn.Parameter}).double()
+    twin = copied(model, {id(p): doubled_parameter(p) for p in model.parameters() if type(p) is nn.Parameter})
+    twin._apply(widened)
     for parameter in twin.parameters():
         parameter.grad = None
         parameter.requires_grad_(True)
@@ -215,8 +232,7 @@ def as_double(model: nn.Module) -> nn.Module:
 
 def doubled_parameter(parameter: nn.Parameter) -> nn.Parameter:
     """In memory of its own."""
-    dtype = torch.float64 if parameter.is_floating_point() else parameter.dtype
-    return nn.Parameter(parameter.detach().to(dtype, copy=True), parameter.requires_grad)
+    return nn.Parameter(widened(parameter.detach().clone()), parameter.requires_grad)
 
 
 @contextlib.contextmanager

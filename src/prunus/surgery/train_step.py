@@ -26,6 +26,7 @@ from .unfold import kept_entries, unfolded
 
 BATCH = 4
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
+FILL = 1e4  # from here on a number may stand for infinity
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
@@ -38,11 +39,12 @@ class Step:
     statistics: dict[str, Tensor] = field(default_factory=dict)  # kept entries of buffers
     gradients: dict[str, Tensor] = field(default_factory=dict)  # of kept entries
     largest: float = 0.0  # of all gradients, those of removed entries too
+    backward: bool = True  # whether it went through
 
     def against(self, narrow: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> tuple[float, float, float]:
         """The differences of the same step of the cut network, whose gradients are subtracted from those kept here."""
         masks = plan.masks()
-        sizes = {name: max(size_of(g), SMALL * self.largest) for name, g in self.gradients.items()}
+        sizes = {name: max(finite_size(g), SMALL * self.largest) for name, g in self.gradients.items()}
         left: set[str] = set()
         lone = 0.0
 
@@ -53,17 +55,19 @@ class Step:
                 left.add(name)
                 self.gradients[name] = minus(self.gradients[name], got)
             else:
-                lone = max(lone, size_of(got))
+                lone = max(lone, gap_size(got))
 
         batch = sample if self.batch is None else self.batch
         result = stepped(narrow, lambda: neutral_run(narrow, batch, True), self.batch is not None, notes, take)
         in_train = compared(self.outputs, result, "train outputs")
         statistics = buffer_difference(self.statistics, dict(narrow.named_buffers()))
-        if any(note.startswith(NO_BACKWARD) for note in notes):
+        if failure(notes):
             return in_train, statistics, 0.0
+        if not self.largest:
+            notes.append("no gradients were compared: in the masked network there are none, or all are zero")
         for name, _ in narrow.named_parameters():
             if name in self.gradients and name not in left:
-                lone = max(lone, size_of(self.gradients[name]))
+                lone = max(lone, gap_size(self.gradients[name]))
         gaps = [relative(size_of(self.gradients[name]), sizes[name]) for name in left]
         return in_train, statistics, max([*gaps, relative(lone, self.largest)])
 
@@ -75,7 +79,7 @@ def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> S
     found = Step(batch=batched(sample))
 
     def take(name: str, gradient: Tensor) -> None:
-        found.largest = max(found.largest, size_of(gradient))
+        found.largest = max(found.largest, finite_size(gradient))
         kept = kept_entries(gradient, name, masks)
         found.gradients[name] = found.gradients[name] + kept if name in found.gradients else kept
 
@@ -96,7 +100,20 @@ def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> S
         for name, buffer in wide.named_buffers()
         if buffer.numel() and (name, VALUES) not in masks
     }
+    found.backward = not failure(notes)
     return found
+
+
+def has_backward(model: nn.Module, step: Step, sample: Any) -> bool:
+    """Whether the same step of a network that nothing intercepts goes through."""
+    batch, notes = sample if step.batch is None else step.batch, list[str]()
+    stepped(model, lambda: neutral_run(model, batch, True), step.batch is not None, notes, lambda name, gradient: None)
+    return not failure(notes)
+
+
+def failure(notes: list[str]) -> str:
+    """Why a backward failed, as noted."""
+    return next((note[len(NO_BACKWARD) :] for note in notes if note.startswith(NO_BACKWARD)), "")
 
 
 def batched(example: Any) -> Any:
@@ -132,7 +149,7 @@ def stepped(
         module.training = statistics or not hasattr(module, "running_mean")
     seeded()
     with torch.enable_grad(), taken(model, take):
-        made = list(outputs(forward()))
+        made = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in outputs(forward())]
         cotangent = torch.Generator().manual_seed(1)
         products = [
             (t * torch.randn(t.shape, generator=cotangent, dtype=torch.float64).to(t)).nan_to_num(0.0, 0.0, 0.0).sum()
@@ -145,7 +162,7 @@ def stepped(
                 torch.stack(products).sum().backward()
         except RuntimeError as error:
             why = str(error).partition(". ")[0].splitlines()[0]
-            if not any(note.startswith(NO_BACKWARD) for note in notes):
+            if not failure(notes):
                 notes.append(f"{NO_BACKWARD}: {why}")
     return found
 
@@ -176,8 +193,8 @@ def buffer_difference(wide: dict[str, Tensor], narrow: dict[str, Tensor]) -> flo
     """The largest difference of buffers, relative to the larger of the buffer's own largest entry and a thousandth of
     the largest of all: a mean that is zero but for rounding says nothing."""
     pairs = [(a, narrow[name]) for name, a in wide.items() if name in narrow]
-    sizes = [size_of(a) if a.is_floating_point() else 0.0 for a, _ in pairs]
-    least = SMALL * max((size for size in sizes if math.isfinite(size)), default=0.0)
+    sizes = [finite_size(a) if a.is_floating_point() or a.is_complex() else 0.0 for a, _ in pairs]
+    least = SMALL * max(sizes, default=0.0)
     return max((difference(a, b, max(size, least)) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
 
 
@@ -195,11 +212,16 @@ def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
     if not a.is_floating_point() and not a.is_complex():
         return 0.0 if torch.equal(a, b) else math.inf
     a, b = a.detach(), b.detach()
-    size = scale
-    if size is None:
-        size = size_of(a)
-        size = size if math.isfinite(size) else size_of(a[a.isfinite()])
-    return relative(size_of(minus(a, b)), size)
+    return relative(size_of(minus(a, b)), measure(a, b) if scale is None else scale)
+
+
+def measure(a: Tensor, b: Tensor) -> float:
+    """max|a| of the finite entries, but for large ones that are the same in both where others are left: the numbers
+    that fill in for −∞ would hide any difference of the others."""
+    size = finite_size(a)
+    if size < FILL:
+        return size
+    return finite_size(a[(a != b) | (a.abs() < FILL)]) or size
 
 
 def relative(gap: float, size: float) -> float:
@@ -222,3 +244,15 @@ def minus(a: Tensor, b: Tensor) -> Tensor:
 def size_of(tensor: Tensor) -> float:
     """max|a|, 0 of nothing; no number where an entry is none."""
     return float(torch.linalg.vector_norm(tensor.detach(), math.inf)) if tensor.numel() else 0.0
+
+
+def finite_size(tensor: Tensor) -> float:
+    """max|a| of the finite entries: an infinite one, as in an attention mask, is no measure for the others."""
+    size = size_of(tensor)
+    return size if math.isfinite(size) else size_of(tensor[tensor.isfinite()])
+
+
+def gap_size(tensor: Tensor) -> float:
+    """max|a|, infinite where an entry is no number: `max` would pass it over."""
+    size = size_of(tensor)
+    return size if size == size else math.inf

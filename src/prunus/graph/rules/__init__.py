@@ -71,6 +71,7 @@ def built_in() -> Mapping[Any, Rule]:
         (norms.SOFTMAX, norms.softmax),
         (norms.ORDERED, norms.ordered),
         (norms.REDUCE, norms.reduction),
+        (["argmax", "argmin"], norms.numbered),
         (norms.POOL, norms.pooled),
         (["max_unpool1d", "max_unpool2d", "max_unpool3d"], norms.unpooled),
         *(([name], rule) for name, rule in norms.NORM_RULES.items()),

@@ -148,6 +148,16 @@ def reduction(call: Call, out: Any) -> Any:
     return planes if isinstance(out, Tensor) else [planes, *(places or planes for _ in results[1:])]
 
 
+def numbered(call: Call, out: Tensor) -> list[Tensor]:
+    """`argmax`, `argmin`: the result is the number of an entry; channels along the axis stay."""
+    x, dim = call.get(0, "input"), call.get(1, "dim")
+    dims = range(x.dim()) if dim is None else [dim % max(x.dim(), 1)]
+    for plane in call.label(x).planes:
+        if set(dims) & set(varying(plane)):
+            call.book.pin(plane, f"{call.name} tells which of them it is")
+    return []
+
+
 WITH_KEEPDIM = {"mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "prod", "norm", "any", "all"}
 
 

@@ -125,4 +125,4 @@ zeros_like ones_like empty_like full_like fill_ zero_
 
 DRAWN = "rand_like randn_like bernoulli normal_ uniform_ exponential_ gumbel_softmax rrelu".split()
 
-FRESH = "new_zeros new_ones new_empty new_full new_tensor one_hot argmax argmin bincount".split()
+FRESH = "new_zeros new_ones new_empty new_full new_tensor one_hot bincount".split()
