@@ -41,18 +41,6 @@ OPENVINO = needs("onnx", "onnxscript", "openvino")
 
 
 @pytest.fixture(scope="module")
-def nets() -> Iterator[Any]:
-    """The networks, imported by their name as a user's would be."""
-    sys.path.insert(0, str(HERE))
-    try:
-        import nets  # type: ignore[import-not-found]
-
-        yield nets
-    finally:
-        sys.path.remove(str(HERE))
-
-
-@pytest.fixture(scope="module")
 def small(nets: ModuleType) -> Iterator[prunus.Pruned]:
     torch.manual_seed(0)
     dense = nets.Net()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import runpy
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +27,6 @@ HERE = Path(__file__).resolve().parent
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
 ONNX = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install 'prunus[export]'")
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module")
-def nets() -> Iterator[Any]:
-    sys.path.insert(0, str(HERE))
-    try:
-        import nets  # type: ignore[import-not-found]
-
-        yield nets
-    finally:
-        sys.path.remove(str(HERE))
 
 
 def from_python(model: nn.Module, folder: Path, build: Any = None) -> nn.Module:
