@@ -16,7 +16,7 @@ _GRAPH = _WORDS | {"graph", "models", "state", "outline"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
-_ALL = _CORE | {"files", "api", "transfer", "lab", "progress", "userfile", "exporting"}
+_ALL = _CORE | {"files", "api", "transfer", "lab", "folders", "progress", "userfile", "exporting"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
@@ -25,9 +25,10 @@ ALLOWED = {
     "composed": _GRAPH | {"plan"},
     "planfile": _GRAPH | {"plan"},
     "userfile": _BASE,
+    "folders": set[str](),
     "progress": set[str](),
     "models": _BASE | {"userfile"},
-    "engine": _BASE | {"progress", "userfile"},
+    "engine": _BASE | {"folders", "progress", "userfile"},
     "state": _BASE,
     "outline": _STATE | {"models"},
     "costs": _STATE | {"models"},

@@ -26,6 +26,10 @@ def call_model(model: nn.Module, example: Any) -> Any:
     return model(*example) if isinstance(example, tuple) else model(example)
 
 
+REENTRANT = "CheckpointFunction"
+GENERATOR = "_checkpoint_without_reentrant_generator"  # what a region starts and ends with; torch 2.13 has two
+
+
 @contextlib.contextmanager
 def uncheckpointed() -> Iterator[None]:
     """Regions under `torch.utils.checkpoint` run as plain code: run again in a backward, they would be seen by no mode
@@ -37,7 +41,7 @@ def uncheckpointed() -> Iterator[None]:
             return function(*args)
 
     found = vars(torch.utils.checkpoint)
-    stand_ins: dict[str, Any] = {"CheckpointFunction": Plain}
+    stand_ins: dict[str, Any] = {name: Plain for name in found if name == REENTRANT}
     stand_ins |= {name: lambda *_, **__: iter((None,)) for name in found if name.startswith(GENERATOR)}
     was = {name: found[name] for name in stand_ins}
     found.update(stand_ins)
@@ -45,9 +49,6 @@ def uncheckpointed() -> Iterator[None]:
         yield
     finally:
         found.update(was)
-
-
-GENERATOR = "_checkpoint_without_reentrant_generator"  # what a region starts and ends with; torch 2.13 has two
 
 
 def example_tensors(example: Any) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from prunus.engine.decode import Item, Resize, decode, is_grey, memory, picture
 from prunus.engine.split import Data, Split, stratified
 from prunus.engine.stream import Stream, skipped_line
 from prunus.errors import DataError
+from prunus.folders import folders_below
 
 __all__ = ["HELD_OUT", "Listing", "Reading", "assembled", "counted", "files_below", "join", "read"]
 
@@ -78,15 +78,8 @@ class Chained(Sequence[Item]):
 def files_below(root: Path) -> Iterator[Path]:
     """Every file in a folder's tree, through links too, in order. Hidden files and folders, and what macOS adds to
     archives, are left out."""
-    seen: set[str] = set()
-    for place, inner, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link that leads back
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not is_hidden(name))
-        yield from (Path(place, name) for name in sorted(names) if not is_hidden(name))
+    for place, names in folders_below(root, is_hidden):
+        yield from (place / name for name in names if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:

@@ -7,7 +7,6 @@ missing, not an error.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prunus.errors import InputError, UnknownName
+from prunus.folders import folders_below
 from prunus.lab.figures import figures, sequence, table
 from prunus.lab.journal import ENVIRONMENT, NETWORKS, RECIPE, STATE
 from prunus.lab.repeat import SUMMARY
@@ -248,15 +248,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _below(folder: Path) -> Iterator[Run]:
     """Runs in a folder's tree, through links too, and the seeds that a summary announces and nobody has begun."""
-    seen: set[str] = set()
-    for path, inner, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(path)
-        if real in seen:  # a link that leads back
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if name not in ("stages", "checkpoints", NETWORKS))
-        place = Path(path)
+    for place, names in folders_below(folder, lambda name: name in ("stages", "checkpoints", NETWORKS)):
         own = read(place) if {"run.json", STATE} & set(names) else None
         if SUMMARY in names:
             yield from _announced(place)
