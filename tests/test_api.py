@@ -155,6 +155,19 @@ def test_examples_of_three_kinds() -> None:
         prunus.prune(Takes(), (x, shift), "macs=50%")
 
 
+def test_a_model_that_takes_a_dict_is_given_a_tuple_of_one() -> None:
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"logits": self.two(torch.relu(self.one(batch["x"])))}
+
+    pruned = prunus.prune(Takes(), ({"x": torch.randn(5, 6)},), "macs=50%")
+    assert pruned.plan.widths == (4,) and pruned.proof is not None and pruned.proof.holds
+
+
 # models as they come --------------------------------------------------------------------------------------------------
 def test_the_wrapped_model_is_unwrapped() -> None:
     small = prunus.prune(nn.DataParallel(net()), EXAMPLE, "macs=50%")

@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite(bad: float) -> None:
         (torch.randn(1, 3, 2, 2), "refuses the example .*in 3, "),
         (EXAMPLE.double(), "refuses the example"),
         (EXAMPLE.long(), "refuses the example"),
-        ({"image": EXAMPLE}, "refuses the example"),
+        ({"image": EXAMPLE}, r"keys \(image\) are not the inputs of Sequential.forward \(input\); .* a tuple of one"),
         ((EXAMPLE, EXAMPLE), "refuses the example"),
         (None, "an example is a tensor"),
         (np.zeros((1, 3, 8, 8)), "an example is a tensor"),

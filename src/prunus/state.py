@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import random
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,25 @@ from .errors import ExampleError
 def call_model(model: nn.Module, example: Any) -> Any:
     """The model on a tensor, a tuple of positional inputs or a dict of keyword inputs."""
     if isinstance(example, Mapping):
+        check_keywords(model, example)
         return model(**example)
     return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def check_keywords(model: nn.Module, example: Mapping[Any, Any]) -> None:
+    """Raises ExampleError where a dict's keys are no inputs of the model's forward, with what else may be meant."""
+    try:
+        takes = inspect.signature(model.forward)
+    except ValueError:  # it has none
+        return
+    try:
+        takes.bind(**example)
+    except TypeError as error:
+        keys, inputs = (", ".join(map(str, names)) for names in (example, takes.parameters))
+        raise ExampleError(
+            f"a dict is given as keyword inputs, and its keys ({keys}) are not the inputs of "
+            f"{type(model).__name__}.forward ({inputs}); where the model takes the dict itself, give a tuple of one"
+        ) from error
 
 
 REENTRANT = "CheckpointFunction"
