@@ -6,6 +6,7 @@ import gc
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ import prunus
 from prunus.errors import ProofError
 from prunus.surgery import proof
 from prunus.surgery.train_step import difference, minus, taken
+from prunus.surgery.unfold import kept_entries
 
 
 def test_a_difference_is_relative_to_the_largest_finite_entry() -> None:
@@ -90,3 +92,28 @@ def test_the_float64_copies_are_not_alive_together(monkeypatch: pytest.MonkeyPat
     finally:
         gc.enable()
     assert len(alive) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((5, 6), (0, 1)), ((5, 6, 7), (0, 2)), ((5, 6, 7), (1, 2)), ((4, 5, 6, 3), (0, 3)), ((4, 5), (1,)), ((4, 5), ())],
+)
+def test_kept_entries_are_those_of_one_axis_after_the_other(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    tensor = torch.arange(math.prod(shape)).reshape(shape)
+    masks = {("w", axis): np.arange(shape[axis]) % 3 != 1 for axis in axes}
+    want = tensor
+    for axis in axes:
+        want = want.index_select(axis, torch.from_numpy(masks["w", axis].nonzero()[0]))
+    assert torch.equal(kept_entries(tensor, "w", masks), want)
+
+
+def test_entries_that_are_all_kept_are_not_copied() -> None:
+    tensor = torch.ones(4, 5)
+    assert kept_entries(tensor, "w", {("w", 0): np.ones(4, bool)}) is tensor
+
+
+@pytest.mark.parametrize("end", [2.0, math.inf, -math.inf, math.nan])
+def test_a_difference_in_place_is_the_difference(end: float) -> None:
+    a, b = torch.tensor([1.0, math.inf, math.nan, 3.0]), torch.tensor([0.5, end, math.nan, end])
+    want = minus(a, b)
+    assert torch.equal(minus(a.clone(), b, in_place=True).nan_to_num(7.0), want.nan_to_num(7.0))

@@ -53,7 +53,7 @@ class Step:
             got = unfolded(gradient, name, plan, masks)
             if name in self.gradients:
                 left.add(name)
-                self.gradients[name] = minus(self.gradients[name], got)
+                self.gradients[name] = minus(self.gradients[name], got, in_place=True)
             else:
                 lone = max(lone, gap_size(got))
 
@@ -231,10 +231,12 @@ def relative(gap: float, size: float) -> float:
     return gap / size if size > 0 and gap == gap else math.inf
 
 
-def minus(a: Tensor, b: Tensor) -> Tensor:
-    """a − b; 0 where both are the same infinity, or no number."""
+def minus(a: Tensor, b: Tensor, *, in_place: bool = False) -> Tensor:
+    """a − b; 0 where both are the same infinity, or no number. `in_place` says that `a` may be overwritten."""
     if a.shape != b.shape:
         raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
+    if in_place and math.isfinite(size_of(b)):
+        return a.sub_(b)
     gap = a - b
     if math.isfinite(size_of(gap)):
         return gap

@@ -49,9 +49,21 @@ def shaped(factor: Floats, axis: int, like: Tensor) -> Tensor:
 
 
 def kept_entries(tensor: Tensor, name: str, masks: Mapping[tuple[str, int], Bools]) -> Tensor:
-    """Entries of a tensor of the dense model that the plan keeps."""
-    for axis in range(tensor.dim()):
-        mask = masks.get((name, axis))
-        if mask is not None:
-            tensor = tensor.index_select(axis, torch.from_numpy(mask.nonzero()[0]).to(tensor.device))
-    return tensor
+    """Entries of a tensor of the dense model that the plan keeps, the tensor itself where it keeps all.
+
+    They are taken along all axes at once: the largest tensor may be most of a model, and a copy of it between the axes
+    most of the memory of a proof.
+    """
+    lines = {axis: masks[name, axis] for axis in range(tensor.dim()) if (name, axis) in masks}
+    kept = {
+        axis: torch.from_numpy(line.nonzero()[0]).to(tensor.device) for axis, line in lines.items() if not line.all()
+    }
+    if not kept:
+        return tensor
+    first, last = min(kept), max(kept)
+    if first == last:
+        return tensor.index_select(first, kept[first])
+    between = [
+        kept.get(axis, torch.arange(tensor.shape[axis], device=tensor.device)) for axis in range(first, last + 1)
+    ]
+    return tensor[(slice(None),) * first + torch.meshgrid(*between, indexing="ij")]
