@@ -8,8 +8,8 @@
 
 A section is a recipe of recipes/, with the changes that published_figures.json has beside the published figures. It is
 run by `prunus run`: what is done already is not done again, and what was stopped goes on. --epochs shortens every
-training that is longer, and its steps and warm-up with it. --report runs nothing: it reads run folders, or tar archives
-of them, wherever they lie, and writes docs/published.md.
+training that is longer, and what is tied to its epochs with it. --report runs nothing: it reads run folders, or tar
+archives of them, wherever they lie, and writes docs/published.md.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def chosen(names: Sequence[str]) -> list[Section]:
 
 
 def shortened(recipe: Recipe, epochs: int) -> Iterator[str]:
-    """Overrides after which no training is longer than so many epochs; steps and warm-up shrink with it."""
+    """Overrides after which no training is longer than so many epochs; its steps, its warm-up and the epoch that gates
+    are frozen at shrink with it."""
     for name, section in recipe.trainings.items():
         if section.epochs > epochs:
             share = epochs / section.epochs
@@ -80,3 +81,5 @@ def shortened(recipe: Recipe, epochs: int) -> Iterator[str]:
                 yield f"{name}.steps={[round(step * share, 3) for step in section.steps]}"
             if section.warmup:
                 yield f"{name}.warmup={round(section.warmup * share, 3)}"
+            if freeze := getattr(section, "options", {}).get("freeze"):
+                yield f"{name}.options.freeze={max(1, round(freeze * share))}"

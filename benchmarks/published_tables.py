@@ -48,7 +48,7 @@ PENALISED = ("ssl", "group_l2", "slimming")
 _AS_IT_IS = re.compile(r"(name|seeds?|trackers|checkpoint_every|smoke\..*|data\.(workers|stream)|prune\.check)")
 _NOT_RESULTS = ("runtime.device", "runtime.compile", "runtime.timeout")
 _STAGES = ("train", "sparsity", "prune", "finetune")
-_LENGTHS = (".epochs", ".steps", ".warmup")
+_LENGTHS = (".epochs", ".steps", ".warmup", ".freeze")
 _LARGEST = 1 << 26
 """Bytes that a packed file may become."""
 

@@ -97,13 +97,23 @@ def test_a_shorter_training_keeps_its_shape() -> None:
     assert small.sparsity is not None and small.sparsity.steps == (4.0, 6.0, 8.0)
 
 
+def test_gates_of_a_shorter_training_are_fixed_before_its_end() -> None:
+    """At the published 65 of 90 epochs, and so at 13 of 18."""
+    from published_sections import shortened
+
+    one = section("imagenet-resnet50-gates-41")
+    short = one.load(shortened(one.load(), 18)).sparsity
+    assert short is not None and (short.epochs, short.warmup, short.options["freeze"]) == (18, 1.6, 13)
+    assert short.options["mix"] == 0 and one.load().sparsity.options["freeze"] == 65
+
+
 def test_a_row_by_hand(tmp_path: Path) -> None:
     name = "cifar10-resnet56-hrank"
     for seed, value in enumerate((92.0, 93.0, 94.0)):
         run_of(tmp_path, name, seed, "name=cifar10-resnet56-hrank-20-epochs", "train.epochs=20", finetuned=value)
     text = page(tmp_path)
     (row,) = cells(text, "ResNet-56, CIFAR-10, HRank")
-    assert (row["run"], row["seeds"], row["epochs"], row["published epochs"]) == ("shortened", "3", "3+2", "300+300")
+    assert (row["run"], row["seeds"], row["epochs"], row["published epochs"]) == ("shortened", "3", "3+2", "300+150")
     assert (row["dense"], row["top-1"], row["sd"], row["best"]) == ("90.00", "93.00", "1.00", "94.00")
     assert (row["published dense"], row["published top-1"], row["published drop"]) == ("93.26", "93.35", "-0.09")
     # What the description names is counted by the published rule: ResNet-56 at full size.

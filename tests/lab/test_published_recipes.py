@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from shared import ROOT, SHARED, needs
+from torch import nn
 
 import prunus
 from prunus.costs import cost
@@ -19,7 +20,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
 LINES = {
     # ending: data, method, epochs, batch, rate, steps, weight decay
     "-dcff": ("cifar10", "dcff", {"sparsity": 300}, 256, 0.1, (150, 225), 5e-4),
-    "-hrank": ("cifar10", "hrank", {"train": 300, "finetune": 300}, 256, 0.1, (150, 225), 5e-4),
+    "-hrank": ("cifar10", "hrank", {"train": 300, "finetune": 150}, 256, 0.1, (150, 225), 5e-4),
     "-abc": ("cifar10", "abc", {"train": 300, "finetune": 150}, 256, 0.1, (150, 225), 5e-4),
     "-weights": ("cifar10", "weights", {"train": 30, "finetune": 30}, 256, 1e-3, (), 0.0),
     "-fpgm": ("cifar10", "fpgm", {"train": 30, "finetune": 30}, 256, 1e-3, (), 0.0),
@@ -75,6 +76,42 @@ def test_the_protocol_is_the_published_one(name: str) -> None:
         assert (first.augment.crop, first.augment.flip, first.decay_norms) == (4, True, True)
 
 
+@pytest.mark.parametrize("name", [name for name in EVERY if name.endswith(("-hrank", "-abc"))])
+def test_what_is_cut_from_a_trained_network_is_trained_on_as_published(name: str) -> None:
+    after = of(name).finetune
+    assert after is not None and (after.lr, after.steps, after.gamma) == (0.01, (50, 100), 0.1)
+    assert after.batch_size == (256 if name.endswith("-hrank") else 128)
+
+
+@pytest.mark.parametrize("method", ["slimming", "ssl"])
+def test_the_pool_of_vgg_is_that_of_its_convolutions(method: str) -> None:
+    """The published shares are of 4 224 channels, and the classifier's 4096 + 4096 stay. At one eighth, same names."""
+    from torchvision.models import vgg
+
+    dense = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")
+    model = vgg.VGG(vgg.make_layers(list(dense), batch_norm=True), num_classes=10)
+    for k, (wide, narrow) in {0: (64 * 49, 32), 3: (32, 32), 6: (32, 10)}.items():
+        model.get_submodule("classifier")[k] = nn.Linear(wide, narrow)
+    wanted = of(f"cifar100-vgg16-{method}").prune
+    assert wanted is not None
+    found = prunus.trace(model, torch.zeros(1, 3, 32, 32), pin=wanted.pin)
+    assert found.widths == tuple(width for width in dense if width != "M") and 8 * sum(found.widths) == 4224
+
+
+def test_googlenet_by_hrank_is_the_published_network() -> None:
+    """649.19 M and 2.85 M parameters of convolutions and linear layers, as printed; the stem stays whole."""
+    cut = of("cifar10-googlenet-hrank").prune
+    assert cut is not None
+    model = resolve("googlenet")
+    plan = prunus.prune(
+        model, torch.zeros(1, 3, 32, 32), rates=str(cut.rates), keep_rule=cut.keep_rule, check=False
+    ).plan
+    with torch.device("meta"):
+        network = prunus.apply(resolve("googlenet"), plan).eval()
+        counted = cost(network, torch.empty(1, 3, 32, 32), "thop")
+    assert (counted.macs, counted.params - 11_124) == (649_193_408, 2_846_636)
+
+
 def test_penalties_are_the_published_ones() -> None:
     wanted = {"vgg16": 1e-4, "resnet50": 1e-5, "mobilenet_v2": 1e-5}
     found = {name: of(f"cifar100-{name}-slimming").sparsity.options["lam"] for name in wanted}  # type: ignore[union-attr]
@@ -86,7 +123,8 @@ def test_penalties_are_the_published_ones() -> None:
 def test_imagenet_runs_for_90_epochs(name: str) -> None:
     recipe = of(name)
     (fit,) = recipe.trainings.values()
-    assert (fit.epochs, fit.warmup, fit.batch_size, recipe.data.resize) == (90, 5, 256, (256, 224))
+    assert (fit.epochs, fit.batch_size, recipe.data.resize) == (90, 256, (256, 224))
+    assert fit.warmup == (5 if name.endswith("dcff") else 8)
     if name.endswith("dcff"):
         assert (fit.lr, fit.steps, fit.weight_decay) == (0.1, (30, 60, 80), 1e-4)
     else:

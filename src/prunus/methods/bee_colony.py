@@ -12,7 +12,9 @@ Departures: the paper limits tenths and has no budget. Here a structure above th
 the other in a random order, until it is within; and unless the target says fill=no it gains tenths likewise while it
 stays there, so that the search is among structures that use the budget. Entries are rounded, not truncated. Fitness may
 be negative: probabilities count from the worst. Linked groups are one entry. Within a width the filters of largest
-`base` score stay, L1 norm by default; the paper draws them (base="random").
+`base` score stay, L1 norm by default; the paper draws them (base="random"). Every group is searched, where the paper's
+code leaves the residual streams of ResNets whole. What is found has the weights of the network that was searched, where
+the paper goes on from those that the short training of the best structure left.
 
 What was measured is kept, by structure, in `cache`: a search that was stopped does the same steps again, without the
 measuring that was done, to the same end. Every measure starts from the same random state.

@@ -43,7 +43,7 @@ def mixed(kind: int, l_nuc: Tensor, l_mac: Tensor, c: float | Tensor, t: float, 
     r = |c − t| / (1 − t).
 
     1: e^{−λr} L_nuc + (1 − e^{−λr}) L_mac;  2: (1 − e^{λ(r−1)}) L_nuc + e^{λ(r−1)} L_mac;  0: the sum. The weights are
-    constants: no gradient goes through r.
+    constants: no gradient goes through r. Of kind 2, that of L_nuc is below 0 where r > 1: a cost below 2t − 1.
     """
     if kind == 0:
         return l_nuc + l_mac

@@ -59,10 +59,11 @@ class Gates:
     it is read. Of other models it takes the squares of the weights that read a channel.
 
     alpha_mac, alpha_nuc: α of L_mac and L_nuc. form: of L_mac (see `budget`). mix: kind 1 or 2, 0 for the plain sum;
-    lam: its λ. freeze: S_max, counted from 0; by default two thirds of the epochs. refresh: steps between two
-    decompositions for L_nuc. eps: what counts as a null singular value, of the largest. init: w at first. lr_scale:
-    learning rate of the gates, a factor on that of the weights; a short training of a small network reaches the budget
-    in some hundred steps with 0.01, where the paper has 1.
+    lam: its λ; without L_nuc (alpha_nuc 0, or no convolutions) L_mac stands alone. freeze: S_max, counted from 0; by
+    default two thirds of the epochs. refresh: steps between two decompositions for L_nuc. eps: what counts as a null
+    singular value, of the largest. init: w at first. lr_scale: learning rate of the gates, a factor on that of the
+    weights; a short training of a small network reaches the budget in some hundred steps with 0.01, where the paper has
+    1.
     """
 
     scope: str | None = None

@@ -4,7 +4,8 @@ Training minimises loss + λ·Σ|γ| over the scales γ of batch norms (equation
 one global threshold. Here the sum runs over the norms of prunable groups only, since shrinking what stays buys nothing,
 and a channel that passes several norms is scored by the sum of its |γ|, one number a coupled channel, so that both
 sides of a tie choose the same ones. The penalty is part of the loss, not a term added to gradients: loss scaling,
-accumulation and several processes then leave it as it is.
+accumulation and several processes then leave it as it is. With its channel goes what a shift β behind a small γ gave;
+repair="fold" puts that into what read it.
 """
 
 from __future__ import annotations
