@@ -13,7 +13,7 @@ from zoo import EXAMPLE
 from zoo import classifier as net
 
 import prunus
-from prunus.errors import ExampleError, InputError, ModelError, PrunusError, TargetError, UnknownName
+from prunus.errors import ExampleError, InputError, ModelError, PlanError, PrunusError, TargetError, UnknownName
 
 
 def refused(kind: type[PrunusError], text: str, *args: Any, **options: Any) -> None:
@@ -179,3 +179,28 @@ def test_examples_without_a_sample_or_a_value() -> None:
     refused(ExampleError, ".", net(), EXAMPLE * float("nan"), "macs=50%")
     refused(InputError, ".", net().to("meta"), EXAMPLE.to("meta"), "macs=50%")
     refused(InputError, "data", net(), EXAMPLE, "macs=50%", data=torch.zeros(3))
+
+
+def test_what_prune_returned_is_no_model() -> None:
+    small = prunus.prune(net(), EXAMPLE, "macs=50%")
+    text = "a model is a torch.nn.Module, not Pruned; pass its .model"
+    for call in (prunus.trace, prunus.cost, prunus.bench):
+        with pytest.raises(ModelError, match=text):
+            call(small, EXAMPLE)
+    for use in (prunus.evaluate, prunus.train):
+        with pytest.raises(ModelError, match=text):
+            use(small, [(EXAMPLE, torch.zeros(len(EXAMPLE), dtype=torch.long))])
+    with pytest.raises(ModelError, match=r"a model is a torch\.nn\.Module, not int$"):
+        prunus.cost(3, EXAMPLE)  # type: ignore[arg-type]
+
+
+def test_what_is_no_plan() -> None:
+    small = prunus.prune(net(), EXAMPLE, "macs=50%")
+    for given, text in ((small, "not Pruned; pass its .plan"), (small.plan.to_json(), "not dict; read one with Plan")):
+        with pytest.raises(PlanError, match=text):
+            prunus.apply(net(), given)  # type: ignore[arg-type]
+
+
+def test_a_convention_is_text() -> None:
+    with pytest.raises(UnknownName, match="unknown convention None"):
+        prunus.cost(net(), EXAMPLE, None)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunus
-from prunus.errors import PlanError, UnknownName
+from prunus.errors import InputError, PlanError, StorageError, UnknownName
 from prunus.models import build
 from prunus.plan import Plan
 from prunus.surgery import verify
@@ -345,3 +345,23 @@ def test_shapes_under_every_name_of_a_tensor() -> None:
     for tied in ({"two.weight": "i.weight"}, {"x": "one.weight"}, {"one.weight": "one.weight"}, [1], {"two.bias": "x"}):
         with pytest.raises(PlanError, match="malformed"):
             Plan.from_json(small.plan.to_json() | {"tied": tied})
+
+
+def test_a_plan_that_cannot_be_written(tmp_path: Path) -> None:
+    plan = Plan({}, (), ())
+    with pytest.raises(StorageError, match=r"cannot write the plan .*No such file or directory"):
+        plan.save(tmp_path / "nowhere" / "plan.json")
+    for call in (plan.save, Plan.load):
+        with pytest.raises(InputError, match=r"path is text or a pathlib\.Path, not NoneType"):
+            call(None)  # type: ignore[arg-type]
+
+
+def test_only_a_plan_follows_a_plan() -> None:
+    with pytest.raises(PlanError, match="what follows a plan is another one, not int"):
+        Plan({}, (), ()).then(3)  # type: ignore[arg-type]
+
+
+def test_a_plan_prints_as_its_widths() -> None:
+    plan = prunus.prune(Small(), EXAMPLE, widths={"branch.one": 3}, check=False).plan
+    assert str(plan).splitlines()[2] == "branch.one      6 ->     3" and repr(plan) == str(plan)
+    assert str(Plan({}, (), ())) == "nothing is cut"

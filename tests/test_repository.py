@@ -55,6 +55,12 @@ def test_every_lazy_name_is_there() -> None:
     assert set(prunus.__all__) <= set(dir(prunus))
 
 
+def test_the_modules_that_the_documentation_names_load_on_first_use() -> None:
+    code = "import prunus; print(prunus.graph.rule.__name__, prunus.target.Seconds(0.008), len(prunus.repair.REPAIRS))"
+    assert python(code) == "rule 8ms 3"
+    assert python("import prunus; print(prunus.surgery.verify.__name__)") == "verify"
+
+
 def test_a_missing_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"module 'prunus' has no attribute 'prun'"):
         _ = prunus.prun

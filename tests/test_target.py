@@ -185,8 +185,15 @@ def test_canonical_text_comes_back(text: str) -> None:
 
 fractions = st.floats(0, 1, exclude_min=True)
 budgets = st.none() | fractions | st.integers(2, 10**15)
+
+
+def measured(latency: Any, on: str, **rest: Any) -> Target:
+    """A runtime is said with a latency alone."""
+    return Target(latency=latency, on=on if latency else "eager", **rest)
+
+
 targets = st.builds(
-    Target,
+    measured,
     macs=budgets,
     params=budgets,
     channels=budgets,
@@ -253,3 +260,9 @@ def test_a_target_needs_no_torch() -> None:
 def test_dense_costs_are_told_in_whole_numbers() -> None:
     with pytest.raises(TargetError, match=r"macs=1.5M is above 100 %: the dense model has 179 772$"):
         Target(macs=1_500_000).limits({"macs": 179772.0})
+
+
+def test_a_runtime_without_a_latency_means_nothing() -> None:
+    with pytest.raises(TargetError, match="on=openvino says where latency= is measured; name one too"):
+        Target.parse("macs=50%,on=openvino")
+    assert Target.parse("on=openvino,latency=60%") == Target(latency=0.6, on="openvino")

@@ -129,3 +129,9 @@ def test_each_broken_promise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_that_cannot_be_pruned_says_so() -> None:
     with pytest.raises(ModelError, match="nothing to prune"):
         check_model(nn.Linear(3, 2), torch.zeros(1, 3))
+
+
+def test_a_generator_of_names_is_read_once() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    found = check_model(net, torch.randn(1, 3, 9, 9), "macs=80%", pin=(name for name in ["0.weight"]))
+    assert found.pruned.rows()[0] == ("2", 8, found.pruned.plan.widths[0])

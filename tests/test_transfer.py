@@ -284,3 +284,9 @@ def test_after_zeros_for_single_weights_too() -> None:
     small = prunus.prune(model, EXAMPLE, "weights=50%", "weights")
     prunus.transfer_(optimizer, small)
     assert torch.equal(optimizer.state[small.model[0].weight]["momentum_buffer"], before)
+
+
+def test_the_small_module_alone_does_not_say_how_it_was_cut() -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="transfer_ needs what prune, finish or load returned, not Linear"):
+        prunus.transfer_(torch.optim.SGD(net.parameters(), lr=0.1), net)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ _HOME = {
     "train": "prunus.lab.run",
     "transfer_": "prunus.transfer",
 }
-_MODULES = frozenset({"errors", "methods", "models", "testing"})
+_MODULES = frozenset({"errors", "graph", "methods", "models", "repair", "surgery", "target", "testing"})
 
 
 def __getattr__(name: str) -> object:

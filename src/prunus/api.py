@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from .asked import check_blocks, check_timed, check_way, names, the_model, the_target
+from .asked import check_blocks, check_timed, check_way, further, names, the_model, the_target
 from .costs import Cost, cost
 from .cutting import counted, cut, remarks, trace
 from .errors import InputError
@@ -66,6 +66,7 @@ def prune(
     repair: str | Repair | Iterable[str | Repair] = (),
     steps: int | Steps = 1,
     between: Between | None = None,
+    examples: Iterable[Any] = (),
 ) -> Pruned:
     """A smaller copy of `model` within a budget, proven to compute what the masked model computes.
 
@@ -73,7 +74,9 @@ def prune(
     keep by `target` ("macs=50%", see Target), or by `rates` (fractions removed, a list, its text, or by layer), or by
     `widths` (by layer); `drop` names residual blocks whose branch becomes zero. `method` ranks the channels. `pin`
     names modules or tensors that stay whole; `attention` chooses what attention loses, whole "heads" or "width".
-    `check=False` skips the proof, never the replay of the kept channels.
+    `examples` are further ones, of other sizes or for other branches of the code: what they demand is honoured, and the
+    proof holds for their ways through the code too. `check=False` skips the proof, never the replay of the kept
+    channels.
 
     `data`, batches that start anew each time, `loss(model, batch)` and `evaluate(model)`, higher is better, are for
     methods that need them (see `methods.Method`). `steps` reaches the target in several cuts, a number or `Steps`, each
@@ -84,7 +87,7 @@ def prune(
     The user's model is not changed. Raises InputError where something passed is wrong (TargetError with the smallest
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
-    dense, drop, chosen = the_model(model), names(drop, "drop"), method_of(method)
+    dense, drop, chosen, more = the_model(model), names(drop, "drop"), method_of(method), further(examples)
     goal = the_target(target, rates, widths, drop, chosen, timed=True)
     many, repairs = Steps.of(steps), repairs_of(repair)
     given = Given(data, loss, evaluate, example).ranked(chosen, goal)
@@ -93,11 +96,12 @@ def prune(
     check_way(chosen, goal, drop, many.count, between)
     check_given(chosen, given, dense)
     if callable(thin := getattr(chosen, "thin", None)):  # single weights: zeros in place of a cut
-        if repairs:
-            raise InputError("repair= mends what read removed channels, and this method removes none")
+        if repairs or more:
+            told = "examples= extend the proof of a cut" if more else "repair= mends what read removed channels"
+            raise InputError(f"{told}, and this method removes no channels")
         return cast("Pruned", thin(dense, example, goal, pin=pin, attention=attention))
     source = None if goal is None or goal.latency is None else machine(goal.on, dense)
-    coupling = trace(dense, example, pin=pin, attention=attention)
+    coupling = trace(dense, example, pin=pin, attention=attention, examples=more)
     check_blocks(coupling, drop)
     if not coupling.groups and not drop:
         raise nothing(coupling)
@@ -105,7 +109,7 @@ def prune(
     if goal is not None and searches(chosen) and not drop and many.count == 1:
         kept = found_by(cast("Search", chosen), dense, coupling, goal, seed, given)
         notes = remarks(coupling, goal, [len(ids) for ids in kept], ())
-        found = cut(dense, example, coupling, kept, check=check, goal=goal, notes=notes)
+        found = cut(dense, example, coupling, kept, check=check, goal=goal, notes=notes, examples=more)
         return mended(dense, found, repairs, data, example, seed)
     wanted, notes = from_widths(coupling, {} if widths is None else widths), ()
     if rates is not None:
@@ -115,10 +119,20 @@ def prune(
     if goal is not None and source is not None:
         scores = scores_of(method, dense, coupling, seed, given)
         ids, latency, notes = to_latency(dense, example, coupling, scores, goal, drop, scope=aim.scope, source=source)
-        found = cut(dense, example, coupling, ids, drop=drop, check=check, goal=goal, notes=notes)
+        found = cut(dense, example, coupling, ids, drop=drop, check=check, goal=goal, notes=notes, examples=more)
         return mended(dense, replace(found, latency=latency), repairs, data, example, seed)
     found = stepwise(
-        dense, example, aim, method, given, steps=many, between=between, check=check, seed=seed, notes=notes
+        dense,
+        example,
+        aim,
+        method,
+        given,
+        steps=many,
+        between=between,
+        check=check,
+        seed=seed,
+        notes=notes,
+        examples=more,
     )
     return mended(dense, found, repairs, data, example, seed)
 
@@ -129,8 +143,9 @@ def inspect(
     *,
     pin: str | nn.Module | Iterable[str | nn.Module] = (),
     attention: str = "heads",
+    examples: Iterable[Any] = (),
 ) -> Coupling:
     """Print what `trace` finds, as a tree, and return it."""
-    found = trace(model, example, pin=pin, attention=attention)
+    found = trace(model, example, pin=pin, attention=attention, examples=examples)
     print(found)
     return found

@@ -19,8 +19,6 @@ from .widths import Rates
 def the_model(model: Any) -> nn.Module:
     """The module inside wrappers. Raises ModelError for what is no module, has no memory, or holds values that are no
     numbers: scores and proofs of such a model mean nothing."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"a model is a torch.nn.Module, not {type(model).__name__}")
     dense = unwrapped(model)
     for name, tensor in (*dense.named_parameters(), *dense.named_buffers()):
         if is_lazy(tensor):
@@ -45,6 +43,16 @@ def check_example(example: Any) -> None:
             raise ExampleError(f"the example is empty: its shape is {tuple(tensor.shape)}")
         if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
             raise ExampleError(f"the example {tuple(tensor.shape)} holds NaN")
+
+
+def further(examples: Any) -> tuple[Any, ...]:
+    """More examples, each checked as the first is. Raises ExampleError, also for one that is not in a list."""
+    if isinstance(examples, (torch.Tensor, Mapping, str)) or not isinstance(examples, Iterable):
+        raise ExampleError(f"examples is a list of further examples, as in [x], not {type(examples).__name__}")
+    found = tuple(examples)
+    for one in found:
+        check_example(one)
+    return found
 
 
 def names(given: Any, what: str = "pin") -> tuple[Any, ...]:

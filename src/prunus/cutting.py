@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from .asked import check_example, names, the_model
+from .asked import check_example, further, names, the_model
 from .costs import cost
 from .costs.measure import Counts, counts
 from .errors import TargetError
@@ -42,27 +42,34 @@ def cut(
     check: bool = True,
     goal: Target | None = None,
     notes: tuple[str, ...] = (),
+    examples: Sequence[Any] = (),
 ) -> Pruned:
     """Cut a copy of `dense` down to the kept ids of each group, replay, and prove it. Raises ProofError."""
     plan = plan_for(coupling, kept, drop)
-    small, proof, outline = checked(dense, plan, example, check)
+    small, proof, outline = checked(dense, plan, example, check, examples)
     known = coupling.counts if isinstance(coupling.counts, Counts) else None
     before, after = cost(dense, example, known=known), cost(small, example, outline=outline.model if outline else None)
     return Pruned(small, plan, before, after, coupling, proof, goal, notes, weakref.ref(dense))
 
 
-def proven(dense: nn.Module, plan: Plan, example: Any, *, check: bool = True) -> tuple[nn.Module, Proof | None]:
+def proven(
+    dense: nn.Module, plan: Plan, example: Any, *, check: bool = True, examples: Sequence[Any] = ()
+) -> tuple[nn.Module, Proof | None]:
     """A cut copy of `dense`, and the proof that it computes what the masked one computes. Raises ProofError."""
-    return checked(dense, plan, example, check)[:2]
+    return checked(dense, plan, example, check, examples)[:2]
 
 
-def checked(dense: nn.Module, plan: Plan, example: Any, check: bool) -> tuple[nn.Module, Proof | None, Outline | None]:
+def checked(
+    dense: nn.Module, plan: Plan, example: Any, check: bool, examples: Sequence[Any] = ()
+) -> tuple[nn.Module, Proof | None, Outline | None]:
     """As `proven`, with the outline of the copy, where it has one."""
     small = apply(dense, plan)
     same_state(unwrapped(dense), small, plan)
     outline = outlined(small, example)
     replay(small, plan, example, outline)
-    return small, verify(dense, small, plan, example) if check else None, outline
+    for one in examples:
+        replay(small, plan, one)
+    return small, verify(dense, small, plan, example, examples=examples) if check else None, outline
 
 
 def within(
@@ -87,18 +94,23 @@ def trace(
     *,
     pin: str | nn.Module | Iterable[str | nn.Module] = (),
     attention: str = "heads",
+    examples: Iterable[Any] = (),
 ) -> Coupling:
     """What is coupled in `model`: groups, what is pinned and why, unknown ops. Changes nothing.
 
     A trial cut of one step from every group shows which widths are written down as numbers; those groups are pinned
     too. `attention` says what goes where an attention allows both: whole "heads", or "width" (the same slots of every
-    head). Raises ExampleError, ModelError, UnknownName.
+    head). `examples` are further ones, of other sizes or for other branches of the code. Raises ExampleError,
+    ModelError, UnknownName.
     """
     dense = the_model(model)
     check_example(example)
+    more = further(examples)
     outline = outlined(dense, example)
-    settled = settle(dense, example, names(pin), attention, outline)
-    return counted(droppable(dense, example, settled), dense, example, outline)
+    settled = settle(dense, example, names(pin), attention, outline, more)
+    for one in (example, *more):
+        settled = droppable(dense, one, settled)
+    return counted(settled, dense, example, outline)
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline | None = None) -> Coupling:

@@ -56,7 +56,7 @@ class UnknownName(InputError):
 
     @classmethod
     def of(cls, what: str, name: object, allowed: Iterable[str]) -> UnknownName:
-        names, told = sorted(allowed), repr(name)
+        names, told = sorted(set(allowed)), repr(name)
         close = nearest(name, names) if isinstance(name, str) and len(name) <= LONGEST else None
         told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
         hint = f"; did you mean {close!r}?" if close else ""
@@ -113,6 +113,9 @@ class ProofError(PrunusError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to `name`, or None if nothing is close."""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return close[0] if close else None
+    """The allowed name closest to `name`, or None if nothing is close. Upper and lower case count as alike."""
+    lower: dict[str, str] = {}
+    for known in allowed:
+        lower.setdefault(known.lower(), known)
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    return lower[close[0]] if close else None

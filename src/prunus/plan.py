@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import PlanError, UnknownName
+from .errors import InputError, PlanError, StorageError, UnknownName
 from .graph.coupling import VALUES, Attribute, Coupling, Fold, Group, Member, Zero
 
 Ints = npt.NDArray[np.int64]
@@ -67,6 +68,15 @@ class Plan:
     @property
     def dense(self) -> tuple[int, ...]:
         return tuple(group.width for group in self.groups)
+
+    def __str__(self) -> str:
+        wide = max((len(group.name) for group in self.groups), default=0)
+        rows = [
+            f"{g.name:<{wide}}  {g.width:>5} -> {len(kept):>5}" for g, kept in zip(self.groups, self.kept, strict=True)
+        ]
+        return "\n".join([*rows, *(f"dropped: {d.name}" for d in self.dropped)] or ["nothing is cut"])
+
+    __repr__ = __str__
 
     def factors(self) -> dict[tuple[str, int], Floats]:
         """For each axis (tensor, axis) of the dense model that folds scale, the factor of each entry."""
@@ -128,6 +138,8 @@ class Plan:
         """
         from .composed import composed
 
+        if not isinstance(second, Plan):
+            raise PlanError(f"what follows a plan is another one, not {type(second).__name__}")
         return composed(self, second)
 
     def to_json(self) -> dict[str, Any]:
@@ -144,14 +156,18 @@ class Plan:
         return plan_from(data)
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(json.dumps(self.to_json()))
+        """Write the plan as JSON. Raises InputError for what is no path, StorageError where it cannot be written."""
+        place, text = named(path), json.dumps(self.to_json())
+        try:
+            place.write_text(text)
+        except OSError as error:
+            raise StorageError(f"cannot write the plan {str(place)!r}: {error.strerror or error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
-        """Read a plan that `save` wrote. Raises PlanError."""
+        """Read a plan that `save` wrote. Raises PlanError; InputError for what is no path."""
         try:
-            content = Path(path).read_bytes()
+            content = named(path).read_bytes()
         except OSError as error:
             raise PlanError(f"cannot read the plan {path}: {error.strerror}") from None
         try:
@@ -159,6 +175,13 @@ class Plan:
         except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting without end
             raise PlanError(f"{path} is no JSON: {str(error).splitlines()[0]}") from None
         return cls.from_json(data)
+
+
+def named(path: object) -> Path:
+    """Raises InputError for what names no file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path is text or a pathlib.Path, not {type(path).__name__}")
+    return Path(path)
 
 
 def whole_ids(group: str, kept: Any) -> tuple[int, ...]:

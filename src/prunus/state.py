@@ -17,7 +17,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
-from .errors import ExampleError
+from .errors import ExampleError, ModelError
 
 
 def call_model(model: nn.Module, example: Any) -> Any:
@@ -238,7 +238,11 @@ def held_by(module: nn.Module) -> dict[str, Tensor]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The user's module inside compiled, DataParallel and DDP wrappers."""
+    """The user's module inside compiled, DataParallel and DDP wrappers. Raises ModelError for what is no module."""
+    if not isinstance(model, nn.Module):
+        held = isinstance(getattr(model, "model", None), nn.Module)  # what prune, load or finish returned
+        hint = "; pass its .model" if held else ""
+        raise ModelError(f"a model is a torch.nn.Module, not {type(model).__name__}{hint}")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module

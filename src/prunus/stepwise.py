@@ -33,7 +33,7 @@ from .narrowing import alive, narrowed
 from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, check_scores, followed, to_budget, to_widths
-from .surgery import Proof, apply, verify
+from .surgery import Proof, apply, verify, worst_of
 from .surgery.cut import check_fingerprint
 from .target import Target
 
@@ -128,8 +128,10 @@ def stepwise(
     check: bool = True,
     seed: int = 0,
     notes: tuple[str, ...] = (),
+    examples: Sequence[Any] = (),
 ) -> Pruned:
     """Cut a copy of `dense` to the aim in so many steps, scored anew at each. Blocks are dropped with the first cut.
+    examples: further ones for the proof.
 
     Raises TargetError at once where the aim cannot be met, ModelError where `between` left weights that are not finite,
     PlanError where it changed the network, ProofError where a cut is not exact.
@@ -151,7 +153,7 @@ def stepwise(
             break
         else:
             step = plan if k == 1 else plan_for(here, inner(coupling, here, before, kept))
-            now, proof = proven(now, step, on(now, example), check=check)
+            now, proof = proven(now, step, on(now, example), check=check, examples=[on(now, e) for e in examples])
             proofs.append(proof)
         here = narrowed(coupling, plan, now)
         if between is not None and k < steps.count:
@@ -162,9 +164,11 @@ def stepwise(
     if aim.goal is not None:
         notes = (*notes, *remarks(coupling, aim.goal, [len(ids) for ids in kept], aim.drop))
     if between is None:
-        return cut(dense, example, coupling, kept, drop=aim.drop, check=check, goal=aim.goal, notes=notes)
+        return cut(
+            dense, example, coupling, kept, drop=aim.drop, check=check, goal=aim.goal, notes=notes, examples=examples
+        )
     after = cost(now, on(now, example))
-    proof = whole(dense, now, plan, example, proofs) if check else None
+    proof = whole(dense, now, plan, example, proofs, examples) if check else None
     return Pruned(now, plan, cost(dense, example), after, coupling, proof, aim.goal, notes, weakref.ref(dense))
 
 
@@ -189,25 +193,24 @@ def inner(coupling: Coupling, here: Coupling, before: Kept, kept: Kept) -> Kept:
     return [np.searchsorted(before[g], kept[g]) for g in alive(coupling, here)]
 
 
-def whole(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, proofs: Sequence[Proof | None]) -> Proof:
+def whole(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    example: Any,
+    proofs: Sequence[Proof | None],
+    examples: Sequence[Any],
+) -> Proof:
     """The proof of all cuts: against the dense network if its plan still makes `small`, else the worst of each."""
     if same(apply(dense, plan), small):
-        return verify(dense, small, plan, example)
+        return verify(dense, small, plan, example, examples=examples)
     found = [proof for proof in proofs if proof is not None]
-    worst = {
-        name: max(getattr(p, name) for p in found) for name in ("eval", "train", "statistics", "gradients", "fp32")
-    }
-    return Proof(
-        **worst,
-        statistics_shift=max(p.statistics_shift for p in found),
-        shifted_by=tuple(dict.fromkeys(name for p in found for name in p.shifted_by)),
-        notes=(
-            *dict.fromkeys(note for p in found for note in p.notes),
-            f"the worst of {len(found)} cuts, each proven against the network that it was made from, since the weights "
-            "changed in between",
-        ),
-        seconds=sum(p.seconds for p in found),
+    worst = worst_of(found)
+    note = (
+        f"the worst of {len(found)} cuts, each proven against the network that it was made from, since the weights "
+        "changed in between"
     )
+    return replace(worst, notes=(*worst.notes, note))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

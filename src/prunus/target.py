@@ -25,6 +25,9 @@ KINDS = ("macs", "params", "channels", "latency", "weights")
 AUTO = "auto"
 """`blocks=auto`: residual blocks compete with channels for the budget."""
 
+EAGER = "eager"
+"""Where latency is measured if nothing else is said."""
+
 SCOPES = ("global", "local")
 
 _FIELDS = {"round": "round_to", "min": "min_channels"}  # where the text is shorter than the field
@@ -82,7 +85,7 @@ class Target:
     scope: str = "global"
     blocks: int | str = 0
     fill: bool = True
-    on: str = "eager"
+    on: str = EAGER
 
     def __post_init__(self) -> None:
         for kind in KINDS:
@@ -107,6 +110,8 @@ class Target:
             raise TargetError(f"fill={self.fill!r} is neither yes nor no")
         if not isinstance(self.on, str) or not re.fullmatch(r"[a-z][a-z0-9_-]*", self.on):
             raise TargetError(f"on={self.on!r} is not the name of a runtime")
+        if self.on != EAGER and self.latency is None:
+            raise TargetError(f"on={self.on} says where latency= is measured; name one too, as in latency=60%")
         if not self.budgets and self.blocks == AUTO:
             raise TargetError("blocks=auto chooses for a budget; name one too, as in macs=50%,blocks=auto")
         if not self.budgets and self.blocks == 0:

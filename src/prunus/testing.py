@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from .api import prune
-from .asked import the_target
+from .asked import names, the_target
 from .errors import PrunusError
 from .methods import Method
 from .plan import Plan
@@ -73,6 +73,7 @@ def check_model(
     """
     broken: list[str] = []
     seconds: dict[str, float] = {}
+    pin = names(pin)  # both calls get the same
     before = _snapshot(model)
     with _timed(seconds, "prune"):
         first = prune(model, example, target, method, pin=pin, attention=attention)

@@ -41,6 +41,8 @@ def transfer_(
     InputError for an optimizer without parameters of that model, and for state that has neither one value nor the
     parameter's shape; PlanError for a `dense` that `small` was not cut from.
     """
+    if not isinstance(small, (Pruned, Loaded)):
+        raise InputError(f"transfer_ needs what prune, finish or load returned, not {type(small).__name__}")
     if isinstance(kept, torch.optim.Optimizer):
         _optimizer(kept, small, _origin(small, dense))
     elif isinstance(kept, AveragedModel):

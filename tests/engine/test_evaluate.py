@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from prunus.engine.data import Data, Split
-from prunus.engine.loop import evaluate
+from prunus.engine.loop import evaluate, fit
 from prunus.engine.runtime import Runtime
 from prunus.engine.task import Classification, Metrics, logits
 from prunus.errors import DataError, ExampleError, InputError
@@ -149,3 +149,23 @@ def test_compile_is_asked_for_static_shapes_and_shares_the_weights(monkeypatch):
 def test_a_runtime_that_cannot_be(settings, says):
     with pytest.raises(InputError, match=says):
         Runtime(**settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("digits", "data is batches or a Data, not the name 'digits'"),
+        (5, "such as a DataLoader or a list, not int"),
+        (None, "such as a DataLoader or a list, not NoneType"),
+        (lambda: [], "such as a DataLoader or a list, not function"),
+    ],
+)
+def test_what_gives_no_batches(data, text):
+    for use in (evaluate, fit):
+        with pytest.raises(DataError, match=text):
+            use(Seven(), data)
+
+
+def test_settings_that_are_none():
+    with pytest.raises(InputError, match=r"config is a Fit, such as Fit\(epochs=10\), not int"):
+        fit(Seven(), ranked(1, 2), 3)

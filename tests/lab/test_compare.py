@@ -125,3 +125,17 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["names"] == ["a", "b"] and answer["groups"][0]["name"] == "conv1"
     assert main(["compare", str(a), "nowhere"]) == 2
+
+
+def test_plans_in_memory(tmp_path: Path) -> None:
+    """Two cuts of eight channels that keep 0-3 and 2-5: two are the same."""
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    one = prunus.prune(net, torch.randn(1, 1, 6, 6), widths={"0": 4}, check=False)
+    a, b = one.plan.keep("0", [0, 1, 2, 3]), one.plan.keep("0", [2, 3, 4, 5])
+    found = prunus.compare(a, b)
+    assert (found.groups[0].dense, found.groups[0].a, found.groups[0].b, found.groups[0].shared) == (8, 4, 4, 2)
+    assert found.verdict.startswith("a keeps 4 channels and b 4, 2 of them the same ones")
+    b.save(tmp_path / "second.json")
+    assert prunus.compare(one, tmp_path / "second.json").names == ("a", "second.json")
+    with pytest.raises(InputError, match="compare takes run folders, files with plans, or plans, not int"):
+        prunus.compare(3, a)  # type: ignore[arg-type]

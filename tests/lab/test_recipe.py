@@ -209,3 +209,8 @@ def test_every_recipe_can_work(path: Path) -> None:
 def test_two_recipes_share_their_baseline() -> None:
     plain_, slimming = (load(ROOT / "recipes" / f"cifar10-resnet20{name}.toml") for name in ("", "-slimming"))
     assert (plain_.train, plain_.data, plain_.runtime) == (slimming.train, slimming.data, slimming.runtime)
+
+
+def test_what_is_no_recipe() -> None:
+    with pytest.raises(InputError, match="a recipe is a file, a table or a Recipe, not int"):
+        load(3)  # type: ignore[arg-type]

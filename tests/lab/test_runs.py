@@ -147,3 +147,9 @@ def test_the_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, part in ((["--sort", "finetund"], "finetuned"), (["--where", "seed=9", "--diff"], "two runs")):
         assert main(["runs", str(root), *words]) == 2
         assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [3, [None]])
+def test_what_is_no_folder(given: object) -> None:
+    with pytest.raises(InputError, match=r"runs are folders, as text or a pathlib\.Path, not (int|NoneType)"):
+        find(given)  # type: ignore[arg-type]

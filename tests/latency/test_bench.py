@@ -138,3 +138,8 @@ def test_runtimes_of_exported_files(runtime: str) -> None:
     found = prunus.bench(net(32), X, net(8), runtimes=runtime, batches=2, threads=1, seconds=0.2)
     (timed,) = found.rows
     assert timed.ratio is not None and timed.ratio.median < 1 and runtime in found.versions
+
+
+def test_a_runtime_is_named() -> None:
+    with pytest.raises(UnknownName, match="unknown runtime 3"):
+        prunus.bench(nn.Linear(2, 2), torch.randn(1, 2), runtimes=3)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while working, 2 the input was wrong, 130 interrupt
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -66,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `prunus` with `argv` (default: the process's arguments) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     prog = "prunus"
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and signs that the terminal does not have
-        sys.stdout.reconfigure(errors="backslashreplace")
+    speakable()
     try:
         if not words or words[0] in ("-h", "--help"):
             print(overview())
@@ -103,6 +103,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in words:
             raise
         return complain(prog, error)
+
+
+def speakable() -> None:
+    """What is printed goes somewhere, and signs that the terminal does not have get others in their place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell closed it, as `>&-` does
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    codecs.register_error("prunus", plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="prunus")
+
+
+PLAIN = {"├": "|", "│": "|", "─": "-", "…": "...", "±": "+-", "×": "x", "→": "->"}
+"""For signs of ours; names that hold others are shown with their codes."""
+
+
+def plainly(error: UnicodeError) -> tuple[str, int]:
+    """What stands for the characters that an encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in signs), error.end
 
 
 def complain(prog: str, error: Exception) -> int:

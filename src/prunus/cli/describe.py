@@ -166,6 +166,8 @@ def models(options: argparse.Namespace) -> Reply:
         for listed in found.values():
             for name in listed:
                 say(name)
+        if text and not any(found.values()):
+            say(f"no model has {text!r} in its name")
         if not text:
             say("also torchvision/NAME (or bare NAME), timm/NAME, path/file.py:factory")
             say("`prunus models resnet` lists every name with resnet in it")

@@ -32,8 +32,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None 
         drawn.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
-    console().print(drawn)
-    print()
+    shown = console()
+    with shown.capture() as text:
+        shown.print(drawn)
+    print(text.get())  # rich itself would end the program where the reader of a pipe has gone
 
 
 def console() -> Console:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from prunus.errors import InputError, nearest
+from prunus.errors import InputError, UnknownName, nearest
 
 __all__ = ["Parser", "Reply", "Verb", "first", "parser_of", "read", "write"]
 
@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; `{self.prog} --help` shows an example")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse, with the nearest choice."""
+        if action.choices is not None and value not in action.choices:
+            told = UnknownName.of("choice", value, map(str, action.choices))
+            raise argparse.ArgumentError(action, str(told))
 
 
 def parser_of(verb: Verb) -> Parser:

@@ -50,7 +50,7 @@ def cost(
     convention: "macs", or the rules of a published table: "thop", "ptflops", "thop-2020".
     Raises ExampleError where the model refuses the example, UnknownName for another convention.
     """
-    if convention.lower() in ("flops", "flop", "gflops"):
+    if str(convention).lower() in ("flops", "flop", "gflops"):
         allowed = ", ".join(CONVENTIONS)
         raise InputError(f"{convention} can mean one operation a multiply, or two: use macs= (conventions: {allowed})")
     if convention not in CONVENTIONS:

@@ -38,10 +38,10 @@ from prunus.engine.processes import One, join, synchronised
 from prunus.engine.runtime import Runtime
 from prunus.engine.state import HOOKS, State, having, settings_of
 from prunus.engine.step import Step, outside
-from prunus.engine.steps import size_of, steps_of
+from prunus.engine.steps import check_batches, size_of, steps_of
 from prunus.engine.task import Classification, Metrics, Task
 from prunus.engine.watch import Watcher, watched
-from prunus.errors import DataError, InputError
+from prunus.errors import DataError, InputError, ModelError
 
 __all__ = ["Checkpoints", "Epoch", "Fit", "History", "Hook", "Metrics", "evaluate", "fit"]
 
@@ -84,6 +84,8 @@ def fit(
     still those of the step before. Raises StorageError where a checkpoint cannot be written, ProcessError where
     processes do not meet, and InputError's kin for data, hooks or settings that cannot work.
     """
+    if not isinstance(config, Fit | None):
+        raise InputError(f"config is a Fit, such as Fit(epochs=10), not {type(config).__name__}")
     config, runtime = config or Fit(), runtime or Runtime()
     task = task or Classification(config.label_smoothing)
     hooks, processes = _checked(hooks), join(runtime)
@@ -171,7 +173,11 @@ def evaluate(
 
 @contextmanager
 def modes_kept(*models: nn.Module | None) -> Iterator[None]:
-    """Put the train or eval mode of every module back as it was."""
+    """Put the train or eval mode of every module back as it was. Raises ModelError for what is no module."""
+    for model in models:
+        if model is not None and not isinstance(model, nn.Module):
+            hint = "; pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+            raise ModelError(f"a model is a torch.nn.Module, not {type(model).__name__}{hint}")
     modes = [(module, module.training) for model in models if model is not None for module in model.modules()]
     try:
         yield
@@ -204,6 +210,7 @@ def _measuring_feed(
     else:
         part = data
     if not isinstance(part, Split | Stream):
+        check_batches(part)
         return part, False
     if not mean or not std:
         raise InputError("a bare Split needs mean= and std=")

@@ -17,7 +17,7 @@ from prunus.engine.processes import One
 from prunus.engine.runtime import Runtime
 from prunus.errors import DataError, InputError
 
-__all__ = ["Part", "Steps", "size_of", "steps_of"]
+__all__ = ["Part", "Steps", "check_batches", "size_of", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,17 @@ class Steps:
 _END = object()
 
 
+def check_batches(data: Any) -> None:
+    """Raises DataError for what gives no batches when it is iterated."""
+    if isinstance(data, str):
+        raise DataError(
+            f"data is batches or a Data, not the name {data!r:.80}; prunus.engine.data has load(), which reads it"
+        )
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        kind = type(data).__name__
+        raise DataError(f"data is a Data or an iterable of batches, such as a DataLoader or a list, not {kind}")
+
+
 def steps_of(
     data: Data | Iterable[Any], config: Fit, runtime: Runtime, processes: One, size: Callable[[Any], int]
 ) -> Steps:
@@ -85,6 +96,8 @@ def steps_of(
     if isinstance(data, Split | Stream):
         raise InputError("fit needs a Data or batches, not a bare Split; see prunus.engine.data.batches")
     train: Split | Stream | Iterable[Any] = data.train if isinstance(data, Data) else data
+    if not isinstance(train, Split | Stream):
+        check_batches(train)
     if isinstance(data, Data) and isinstance(train, Split | Stream):
         if not len(train):
             raise DataError(f"{data.name} has no train part")

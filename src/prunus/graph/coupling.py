@@ -210,6 +210,13 @@ class Coupling:
 
         return tree(self)
 
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from .inspect import page
+
+        return page(self)
+
 
 def components(size: int, a: Ints, b: Ints) -> Ints:
     """The smallest id of the component of each id, by hooking roots and halving paths."""

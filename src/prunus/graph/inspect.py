@@ -1,8 +1,10 @@
-"""A coupling as a tree in text."""
+"""A coupling as a tree in text, and as a table for a notebook."""
 
 from __future__ import annotations
 
+import html
 import math
+from collections.abc import Iterable
 
 from .coupling import Coupling, Group, layer
 
@@ -33,6 +35,26 @@ def block_shares(coupling: Coupling) -> list[float]:
         sizes[work.op] = sizes.get(work.op, 0) + int(size)
     whole = max(1, coupling.fixed_macs + sum(sizes.values()))
     return [sum(sizes.get(op, 0) for op in block.ops) / whole for block in coupling.blocks]
+
+
+def page(coupling: Coupling) -> str:
+    """The same for a notebook."""
+
+    def items(lines: Iterable[str]) -> str:
+        return "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+
+    head, *_ = tree(coupling).partition("\n")
+    rows = "".join(
+        f"<tr><td>{html.escape(g.name)}</td><td>{g.width}</td><td>{html.escape('; '.join(ties(g)))}</td></tr>"
+        for g in coupling.groups
+    )
+    rest = [f"linked, and keep the same share: {', '.join(coupling.groups[g].name for g in x)}" for x in coupling.links]
+    shares = zip(coupling.blocks, block_shares(coupling), strict=True)
+    rest += [f"can be dropped: {block.name} ({100 * share:.1f} % of the MACs)" for block, share in shares]
+    rest += [f"pinned: {p.name} ({p.width}): {p.reason}" for p in coupling.pinned]
+    rest += [f"no rule: {op}" for op in coupling.unknown_ops]
+    table = f"<table><tr><th>group</th><th>width</th><th>ties</th></tr>{rows}</table>"
+    return f"<p>{html.escape(head)}</p>{table}<ul>{items(rest)}</ul>"
 
 
 def tree(coupling: Coupling) -> str:

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunus.errors import InputError
 from prunus.lab.figures import MEASURED, last, least, number, sequence, table
 from prunus.lab.runs import Entry, Run, differences, entries, find
 from prunus.lab.statistics import LEVEL, Pairing, Spread, paired
+
+if TYPE_CHECKING:
+    from prunus.plan import Plan
+    from prunus.result import Pruned
 
 __all__ = ["Comparison", "Figure", "Group", "compare"]
 
@@ -63,17 +67,34 @@ class Comparison:
         return "\n".join((self.verdict, *self.notes))
 
 
-def compare(a: str | Path, b: str | Path) -> Comparison:
+def compare(a: str | Path | Plan | Pruned, b: str | Path | Plan | Pruned) -> Comparison:
     """Compare two runs by figures and groups, or two plans by groups.
 
-    a, b: run folders, with or without seeds below them; or files, plan.json or .safetensors with a plan; a folder
-    beside a file stands for its plan. The test is Student's, two-sided, on the differences between runs of one seed.
+    a, b: run folders, with or without seeds below them; or plans, what `prune` returned, and files with a plan,
+    plan.json or .safetensors; a folder beside one of these stands for its plan. The test is Student's, two-sided, on
+    the differences between runs of one seed.
     Raises InputError where there is nothing to compare, PlanError for a damaged plan.
     """
-    names = _labels(Path(a), Path(b))
-    if Path(a).is_file() or Path(b).is_file():
-        return _of_plans(names, _plan(Path(a)), _plan(Path(b)))
-    return _of_runs(names, _entry(Path(a)), _entry(Path(b)))
+    one, two = _given(a), _given(b)
+    if not isinstance(one, Path) or not isinstance(two, Path):
+        pair = (one.name if isinstance(one, Path) else "a", two.name if isinstance(two, Path) else "b")
+        return _of_plans(pair, *(_plan(side) if isinstance(side, Path) else side for side in (one, two)))
+    names = _labels(one, two)
+    if one.is_file() or two.is_file():
+        return _of_plans(names, _plan(one), _plan(two))
+    return _of_runs(names, _entry(one), _entry(two))
+
+
+def _given(side: object) -> Path | Mapping[str, Any]:
+    """A path, or a plan as plain data. Raises InputError for anything else."""
+    if isinstance(side, str | Path):
+        return Path(side)
+    from prunus.plan import Plan
+
+    plan = getattr(side, "plan", side)  # of what prune, finish or load returned
+    if not isinstance(plan, Plan):
+        raise InputError(f"compare takes run folders, files with plans, or plans, not {type(side).__name__}")
+    return plan.to_json()
 
 
 def _of_runs(names: tuple[str, str], one: Entry, two: Entry) -> Comparison:

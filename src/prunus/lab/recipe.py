@@ -255,8 +255,10 @@ def load(
         raw = plain(given)
     elif isinstance(given, Mapping):
         raw = given
-    else:
+    elif isinstance(given, str | Path):
         raw = read(given)
+    else:
+        raise InputError(f"a recipe is a file, a table or a Recipe, not {type(given).__name__}")
     for text in overrides:
         raw = override(raw, text)
     if KEY in raw:

@@ -105,12 +105,21 @@ class Entry:
         return {run.seed or 0: run.figures[name] for run in self.done if name in run.figures}
 
 
+def listed(folders: Any) -> list[str | Path]:
+    """Raises InputError for what is no list of folders."""
+    found = list(folders) if isinstance(folders, Iterable) else [folders]
+    for one in found:
+        if not isinstance(one, str | Path):
+            raise InputError(f"runs are folders, as text or a pathlib.Path, not {type(one).__name__}")
+    return found
+
+
 def find(folders: Iterable[str | Path]) -> list[Run]:
     """The runs in these folders and below them, in the order of their paths; those of stages are left out.
 
     Raises InputError for a folder that is not there, or where there is none in all of them.
     """
-    given = [Path(folder) for folder in folders]
+    given = [Path(folder) for folder in listed(folders)]
     found: dict[Path, Run] = {}
     for folder in given:
         if not folder.is_dir():

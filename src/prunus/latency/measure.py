@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ def bench(
     CPU, by default as many as torch uses. seconds: for each runtime and batch. The models are left as they were.
     Raises UnknownName, InputError, ModelError, ExampleError; ExportError for a runtime of files.
     """
-    wanted = [runtimes] if isinstance(runtimes, str) else list(runtimes)
+    wanted = [runtimes] if isinstance(runtimes, str) or not isinstance(runtimes, Iterable) else list(runtimes)
     for name in wanted:
         if name not in RUNNERS:
             raise UnknownName.of("runtime", name, RUNNERS)

@@ -1,6 +1,6 @@
 """Cut a model by a plan, and prove that the cut is exact."""
 
 from .cut import Zero, apply
-from .proof import Proof, replay, verify
+from .proof import Proof, replay, verify, worst_of
 
-__all__ = ["Proof", "Zero", "apply", "replay", "verify"]
+__all__ = ["Proof", "Zero", "apply", "replay", "verify", "worst_of"]

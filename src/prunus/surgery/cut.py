@@ -61,6 +61,10 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     the plan belongs to another model.
     """
     model = unwrapped(model)
+    if not isinstance(plan, Plan):
+        held = isinstance(getattr(plan, "plan", None), Plan)
+        hint = "pass its .plan" if held else "read one with Plan.load(file) or Plan.from_json(data)"
+        raise PlanError(f"a plan is a prunus.Plan, not {type(plan).__name__}; {hint}")
     check_fingerprint(model, plan.fingerprint)
     check_links(plan)
     # Parameters of the copy share the model's memory until they are cut; those that stay whole are copied last.

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Proof:
     The float64 differences `eval`, `train` (outputs with batch statistics), `statistics` (running statistics after one
     train forward) and `gradients` (of kept entries, one backward) decide. `fp32` is the eval difference in the model's
     own dtype. `statistics_shift` is the distance to the plainly zeroed network, caused by `shifted_by`. The proof
-    holds for the control path of the given example.
+    holds for the ways that so many `examples` take through the code.
     """
 
     eval: float
@@ -50,6 +50,7 @@ class Proof:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     tolerance: float = TOLERANCE
+    examples: int = 1
 
     @property
     def worst(self) -> float:
@@ -61,8 +62,9 @@ class Proof:
 
     def __str__(self) -> str:
         verdict = "proven" if self.holds else "NOT equal"
+        ways = "the way of the example" if self.examples == 1 else f"the ways of {self.examples} examples"
         text = (
-            f"masked == cut: {verdict}; eval {self.eval:.1e}, train {self.train:.1e}, running statistics "
+            f"masked == cut: {verdict} on {ways}; eval {self.eval:.1e}, train {self.train:.1e}, running statistics "
             f"{self.statistics:.1e}, gradients {self.gradients:.1e} (float64, limit {self.tolerance:.0e}); "
             f"own dtype {self.fp32:.1e}"
         )
@@ -134,20 +136,46 @@ def replay(small: nn.Module, plan: Plan, example: Any, outline: Outline | None =
         raise ProofError(found.why + (f" (groups {names})" if names else ""))
 
 
-def verify(model: nn.Module, small: nn.Module, plan: Plan, example: Any, *, tolerance: float = TOLERANCE) -> Proof:
+def verify(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    example: Any,
+    *,
+    examples: Sequence[Any] = (),
+    tolerance: float = TOLERANCE,
+) -> Proof:
     """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
 
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout off, at least 4
-    samples), with one backward. Neither argument is changed. Raises ProofError above `tolerance`, and where a tensor of
+    samples), with one backward, on the example and each of the further `examples`; the worst differences count. Neither
+    argument is changed. Raises ProofError above `tolerance`, and where a tensor of
     `small` does not hold the kept entries.
     """
     dense = unwrapped(model)
     same_values(dense, small, plan)
     with same_draws(model):
-        proof = compare(dense, small, plan, fresh(example), tolerance)
+        found = [compare(dense, small, plan, fresh(one), tolerance) for one in (example, *examples)]
+    proof = replace(worst_of(found), examples=len(found))
     if not proof.holds:
         raise ProofError(f"the cut network differs from the masked one ({proof}); the model was left untouched")
     return proof
+
+
+def worst_of(proofs: Sequence[Proof]) -> Proof:
+    """Several proofs as one: the largest of each difference, and all that was noted. Of one, the proof itself."""
+    if len(proofs) == 1:
+        return proofs[0]
+    worst = {name: max(getattr(p, name) for p in proofs) for name in ("eval", "train", "statistics", "gradients")}
+    return replace(
+        proofs[0],
+        **worst,
+        fp32=max(p.fp32 for p in proofs),
+        statistics_shift=max(p.statistics_shift for p in proofs),
+        shifted_by=tuple(dict.fromkeys(name for p in proofs for name in p.shifted_by)),
+        notes=tuple(dict.fromkeys(note for p in proofs for note in p.notes)),
+        seconds=sum(p.seconds for p in proofs),
+    )
 
 
 def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ExampleError, UnknownName
 from ..graph.coupling import VALUES, Coupling, Group
+from ..graph.further import with_further
 from ..graph.labels import Book, Check
 from ..graph.record import Op, Tracer
 from ..graph.rules import table
@@ -43,11 +44,13 @@ class Settling:
     sites: Sequence[Site] = ()
     held: list[tuple[tuple[str, str, int], Tensor, str]] = field(default_factory=list)
     outline: Outline | None = None
+    further: Sequence[Any] = ()
 
     def traced(self) -> Traced:
         choices = {kind: left[0] for kind, left in self.options.items()}
         splits = Splits.of(self.sites, choices)
         traced = observe(self.model, self.example, pin=self.pin, splits=splits, outline=self.outline)
+        traced = with_further(traced, self.further, pin=self.pin, splits=splits)
         for key, positions, why in self.held:
             if key in traced.book.axes:
                 traced.book.pin(traced.book.axes[key].ids[positions], why)
@@ -95,22 +98,26 @@ def settle(
     pin: Sequence[str | nn.Module],
     attention: str = HEADS,
     outline: Outline | None = None,
+    further: Sequence[Any] = (),
 ) -> Coupling:
     """Trace, then pin what a trial cut shows to be written down or computed with as a number.
 
-    `outline` is run in place of the model, as far as it goes. `attention` says what goes first where an attention
-    allows both: "heads" or "width" (the same slots of each head).
+    `outline` is run in place of the model, as far as it goes. `further` are more examples. `attention` says what goes
+    first where an attention allows both: "heads" or "width" (the same slots of each head).
     """
     wish = choices(attention)
-    traced = first(model, example, pin, outline)
+    traced = with_further(first(model, example, pin, outline), further, pin=pin)
     kinds = dict.fromkeys(site.kind for site in traced.sites if site.known)
-    now = Settling(model, example, pin, {kind: list(wish) for kind in kinds}, traced.sites, outline=traced.outline)
+    options = {kind: list(wish) for kind in kinds}
+    now = Settling(model, example, pin, options, traced.sites, outline=traced.outline, further=further)
     if kinds:
         traced = now.traced()
         while now.barren(traced):
             traced = now.traced()
     coupling = traced.coupling()
-    while coupling.groups and (found := trial(traced, coupling, example) or differs(traced, example)):
+    while coupling.groups and (
+        found := trial(traced, coupling, example) or elsewhere(traced, coupling, further) or differs(traced, example)
+    ):
         if now.next(found):
             traced = now.traced()
             while now.barren(traced):
@@ -178,6 +185,20 @@ def trial(traced: Traced, coupling: Coupling, example: Any) -> Trouble | None:
         found = cut_trial(traced, coupling, channels, example, cut)
         if found:
             return found
+    return None
+
+
+def elsewhere(traced: Traced, coupling: Coupling, examples: Sequence[Any]) -> Trouble | None:
+    """Whether a network of which every group lost one step runs on further examples."""
+    if not examples:
+        return None
+    plan = step_plan(coupling)
+    small = apply(traced.model, plan)
+    for example in examples:
+        for training in (False, True):
+            found, _ = trouble(small, plan, example, training)
+            if found:
+                return replace(found, why=f"{WRITTEN}: {found.why}")
     return None
 
 
