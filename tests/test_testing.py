@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from zoo import EXAMPLE, classifier
 
 import prunus
@@ -135,3 +135,29 @@ def test_a_generator_of_names_is_read_once() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     found = check_model(net, torch.randn(1, 3, 9, 9), "macs=80%", pin=(name for name in ["0.weight"]))
     assert found.pruned.rows()[0] == ("2", 8, found.pruned.plan.widths[0])
+
+
+class Twofold(nn.Module):
+    """What is larger than 8 pixels goes another way, in which a gradient of another layer is `scale` times as large."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.stem, self.extra, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.stem(x))
+        if x.shape[-1] > 8:
+            y = y + self.scale * self.extra(y)
+        return self.head(y.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_further_examples_are_checked_too() -> None:
+    small, large = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 12, 12)
+    found = check_model(Twofold(1.0), small, examples=(one for one in [large]))
+    assert found.pruned.proof is not None and found.pruned.proof.examples == 2
+    assert found.pruned.model(large).shape == (1, 4)
+    net = Twofold(1e30)  # its backward is finite in float64 alone
+    assert check_model(net, small).pruned.proof is not None
+    with pytest.raises(ContractError, match="trainable"):
+        check_model(net, small, examples=[1e9 * large])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from .api import prune
-from .asked import names, the_target
+from .asked import further, names, the_target
 from .errors import PrunusError
 from .methods import Method
 from .plan import Plan
@@ -59,8 +59,9 @@ def check_model(
     pin: str | nn.Module | Iterable[str | nn.Module] = (),
     attention: str = "heads",
     train: bool = True,
+    examples: Iterable[Any] = (),
 ) -> Checked:
-    """Prune `model` and check what `prunus.prune` promises:
+    """Prune `model` and check what `prunus.prune` promises, on the ways that the example and further `examples` take:
 
     exact           the cut computes what the masked model computes, in eval and in train mode
     on budget       every limit of the target holds, by Prunus's own count of the cut model
@@ -73,23 +74,23 @@ def check_model(
     """
     broken: list[str] = []
     seconds: dict[str, float] = {}
-    pin = names(pin)  # both calls get the same
+    pin, examples = names(pin), further(examples)  # both calls get the same
     before = _snapshot(model)
     with _timed(seconds, "prune"):
-        first = prune(model, example, target, method, pin=pin, attention=attention)
+        first = prune(model, example, target, method, pin=pin, attention=attention, examples=examples)
     broken += [f"restored: {change}" for change in _changes(before, _snapshot(model))]
     if first.proof is None or not first.proof.holds:
         broken.append("exact: the cut was not proven")
     broken += _over(first, target)
     with _timed(seconds, "again"):
-        again = prune(model, example, target, method, pin=pin, attention=attention, check=False)
+        again = prune(model, example, target, method, pin=pin, attention=attention, check=False, examples=examples)
     if first.plan.to_json() != again.plan.to_json():
         broken.append("deterministic: two calls made two plans")
     with _timed(seconds, "replay"):
-        broken += _replayed(model, example, first)
+        broken += _replayed(model, (example, *examples), first)
     if train:
         with _timed(seconds, "train"):
-            broken += _trained(first.model, example)
+            broken += [wrong for one in (example, *examples) for wrong in _trained(first.model, one)]
     if broken:
         raise ContractError(f"{type(model).__name__}: " + "; ".join(broken))
     return Checked(first, seconds)
@@ -165,16 +166,17 @@ def _kinds(found: Pruned, widths: Iterable[int], cost: Any) -> dict[str, int]:
     return {"macs": cost.macs, "params": cost.params, "channels": sum(widths)}
 
 
-def _replayed(model: nn.Module, example: Any, found: Pruned) -> list[str]:
+def _replayed(model: nn.Module, examples: Iterable[Any], found: Pruned) -> list[str]:
     plan = Plan.from_json(json.loads(json.dumps(found.plan.to_json())))
     twin = apply(copy.deepcopy(model), plan)
     ours, theirs = _tensors(found.model), _tensors(twin)
     wrong = [name for name in {**ours, **theirs} if not _same(ours.get(name), theirs.get(name))]
     if wrong:
         return [f"replayable: the plan read from JSON cuts {wrong[0]} otherwise"]
-    pair = [_outputs(net, example) for net in (found.model, twin)]
-    if len(pair[0]) != len(pair[1]) or not all(map(_same, *pair)):
-        return ["replayable: the plan read from JSON gives other outputs"]
+    for example in examples:
+        pair = [_outputs(net, example) for net in (found.model, twin)]
+        if len(pair[0]) != len(pair[1]) or not all(map(_same, *pair)):
+            return ["replayable: the plan read from JSON gives other outputs"]
     return []
 
 
