@@ -49,8 +49,32 @@ def by_the_width(net: Branching, x: Tensor) -> Tensor:
     return x / x.shape[1]
 
 
+def half_of_it(net: Branching, x: Tensor) -> Tensor:
+    return torch.cat([x[:, :4], x[:, 4:].relu()], 1)
+
+
 def sorted_channels(net: Branching, x: Tensor) -> Tensor:
     return x.sort(dim=1).values
+
+
+class Attending(nn.Module):
+    """Two heads of 8; more than five places are attended twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = (nn.Linear(6, 16) for _ in range(3))
+        self.out = nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def heads(t: Tensor) -> Tensor:
+            return t.view(t.shape[0], t.shape[1], 2, -1).transpose(1, 2)
+
+        for _ in range(2 if x.shape[1] > 5 else 1):
+            q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+            seen = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
+            x = x + self.out(seen.transpose(1, 2).flatten(2))
+        return x
 
 
 def widths(net: Branching, **options: Any) -> prunus.Pruned:
@@ -91,8 +115,29 @@ def test_a_branch_in_which_the_cut_is_wrong_is_refused() -> None:
     assert blind.proof is not None and blind.proof.holds
     with pytest.raises(ProofError, match="on the ways of 2 examples"):
         verify(net, blind.model, blind.plan, SMALL, examples=[LARGE])
-    with pytest.raises(ProofError):
-        widths(net, examples=[LARGE])
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [(by_the_width, "its width is used as a number"), (half_of_it, "its width is written down in the code")],
+)
+def test_a_width_that_a_branch_says_by_a_number_is_pinned(
+    other: Callable[[Branching, Tensor], Tensor], why: str
+) -> None:
+    net = Branching(other)
+    assert [group.width for group in prunus.trace(net, SMALL).groups] == [8, 6]
+    found = prunus.trace(net, SMALL, examples=[LARGE])
+    assert [group.width for group in found.groups] == [6]
+    assert [pin.reason.startswith(why) for pin in found.pinned if pin.name == "conv outputs"] == [True]
+    small = prunus.prune(net, SMALL, "macs=80%", examples=[LARGE])
+    assert small.proof is not None and small.proof.examples == 2
+
+
+def test_a_scale_in_another_branch_follows_the_width_of_heads() -> None:
+    net = Attending()
+    small = prunus.prune(net, torch.randn(2, 4, 6), widths={"q": 4}, attention="width", examples=[torch.randn(2, 9, 6)])
+    assert small.model.q.out_features == 8  # two heads of 4
+    assert small.proof is not None and small.proof.examples == 2
 
 
 def test_what_has_no_rule_in_a_branch_is_pinned() -> None:

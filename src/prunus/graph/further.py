@@ -17,7 +17,7 @@ from .record import Tracer
 from .rules import table
 from .splits import Splits
 from .told import telling
-from .trace import Traced, hold, outputs, run, shared_storage, stored_statistics
+from .trace import Pass, Traced, hold, outputs, run, shared_storage, stored_statistics
 
 
 def with_further(
@@ -32,19 +32,21 @@ def with_further(
     if not examples:
         return traced
     model, book = traced.model, traced.book
-    unknown = dict.fromkeys(traced.unknown)
-    book.counting = False
+    unknown, passes = dict.fromkeys(traced.unknown), list(traced.passes)
     with as_found(model), telling(model), torch.no_grad():
         for example in examples:
             for training in (False, True):
                 for _, module in modules_of(model):
                     module.training = training
+                book.forward, taken = len(passes), len(book.parts)
                 tracer = Tracer(model, book, table(), stored_statistics, splits or Splits())
                 seeded()
-                for tensor in outputs(run(tracer, model, example)):
+                out = run(tracer, model, example)
+                passes.append(Pass(tracer.ops, book.parts[taken:]))
+                for tensor in outputs(out):
                     for plane in tracer.label(tensor).planes:
                         book.pin(plane, "it is the model's output")
                 unknown |= tracer.unknown
     hold(model, book, pin)  # once more: there may be tensors that the first example does not reach
     shared_storage(model, book)
-    return replace(traced, unknown=tuple(unknown))
+    return replace(traced, unknown=tuple(unknown), passes=tuple(passes))

@@ -144,7 +144,7 @@ class Book:
     links: list[tuple[Tensor, Tensor, str]] = field(default_factory=list)  # keep the same share, and why
     folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)  # weight -> the entries of what is added to its rows
-    counting: bool = True
+    forward: int = 0  # which is running: the first in eval mode, in train mode, then those of further examples
     spoken: bool = False  # a view was given a width as a number
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
@@ -167,8 +167,9 @@ class Book:
         return key
 
     def work(self, path: str, op: int, times: int, vectors: Sequence[Tensor]) -> None:
-        """Count an op: `times` multiply-accumulates for each combination of entries of the vectors."""
-        if self.counting:
+        """Count an op: `times` multiply-accumulates for each combination of entries of the vectors. Costs are those of
+        the first forward."""
+        if self.forward == 0:
             owner = f"{path}#{op}.{len(self.terms)}"  # an op may have several terms, as attention does
             keys = tuple(self.count("work", owner, i, "macs", v) for i, v in enumerate(vectors))
             self.terms.append(Term(path, op, times, keys))
@@ -242,7 +243,7 @@ class Check(Book):
         super().__init__()
         self.channels = channels
         self.size = 1 + max((int(ids.max()) for ids in channels.values() if ids.numel()), default=0)
-        self.counting = False
+        self.forward = 1  # counts nothing
         self.clash: str | None = None
         self.clashing: tuple[Tensor, ...] = ()
 

@@ -164,7 +164,7 @@ def scaled(call: Call, x: Tensor) -> None:
     if width is None:
         width = next((vector(p, -1) for p in call.label(x).planes if x.dim() - 1 in varying(p)), None)
     if width is not None:
-        call.book.fold(found.rows, width, (int(not call.book.counting), call.index))
+        call.book.fold(found.rows, width, (call.book.forward, call.index))
 
 
 def product(call: Call, a: Tensor, out: Tensor, shared: Tensor) -> None:

@@ -155,7 +155,7 @@ class Traced:
     residuals: tuple[Residual, ...]
     unknown: tuple[str, ...]
     samples: int
-    passes: tuple[Pass, ...]  # in eval and in train mode
+    passes: tuple[Pass, ...]  # in eval and in train mode, of the example and then of each further one
     sites: tuple[Site, ...] = ()  # splits of a channel axis
     outline: Outline | None = None  # what was run in place of the model
 
@@ -209,7 +209,7 @@ def observe(
         for training in (False, True):
             for _, module in modules_of(one):
                 module.training = training
-            book.counting = not training
+            book.forward = int(training)
             hollow = outline is not None
             tracer = Tracer(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
             seeded()

@@ -189,16 +189,22 @@ def trial(traced: Traced, coupling: Coupling, example: Any) -> Trouble | None:
 
 
 def elsewhere(traced: Traced, coupling: Coupling, examples: Sequence[Any]) -> Trouble | None:
-    """Whether a network of which every group lost one step runs on further examples."""
+    """What a network of which every group lost one step does otherwise on further examples than the dense one."""
     if not examples:
         return None
-    plan = step_plan(coupling)
+    plan, channels = step_plan(coupling), traced.channels(coupling)
     small = apply(traced.model, plan)
-    for example in examples:
+    for k, example in enumerate(examples, start=1):
         for training in (False, True):
-            found, _ = trouble(small, plan, example, training)
+            found, tracer = trouble(small, plan, example, training)
             if found:
                 return replace(found, why=f"{WRITTEN}: {found.why}")
+            forward = 2 * k + training
+            for other in sliced(traced.passes[forward], tracer, channels, plan):
+                return other
+            numbers = list(computed(traced, forward, tracer, channels, plan))
+            if numbers and not by_value(traced.model, small, plan, example, training):
+                return numbers[0]
     return None
 
 
@@ -262,16 +268,16 @@ def sliced(dense: Pass, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[T
             yield Trouble(f"{WRITTEN}: a part of fixed size is taken of it", groups_of(plan, [want, got]))
 
 
-def computed(traced: Traced, training: int, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[Trouble]:
+def computed(traced: Traced, forward: int, cut: Tracer, channels: Tensor, plan: Plan) -> Iterator[Trouble]:
     """Numbers that an op computes with must not depend on the widths, unless they are softmax scales that the rows of
     a weight can make up for."""
-    dense = traced.passes[training]
+    dense = traced.passes[forward]
     if [op.name for op in dense.ops] != [op.name for op in cut.ops]:
         return
     removed = removed_ids(plan)
     for index, (before, after) in enumerate(zip(dense.ops, cut.ops, strict=True)):
         if before.numbers != after.numbers and not (
-            before.name == after.name and scales(traced.book, (training, index), before, after, channels, removed)
+            before.name == after.name and scales(traced.book, (forward, index), before, after, channels, removed)
         ):
             where = f"{after.name} in {after.path or 'forward'}"
             yield Trouble(f"{NUMBER}: {where} computes with it", groups_of(plan, after.planes), after.path)
