@@ -132,7 +132,7 @@ def row(kind: str, name: str) -> dict[str, Any]:
 
     import prunus
     from prunus.cutting import cut, proven, within
-    from prunus.graph.trace import nothing
+    from prunus.graph.assemble import nothing
     from prunus.methods import Magnitude, Random
     from prunus.methods.score import scores_of
     from prunus.surgery.trial import step_plan

@@ -12,8 +12,8 @@ from .asked import check_blocks, check_timed, check_way, further, names, the_mod
 from .costs import Cost, cost
 from .cutting import counted, cut, remarks, trace
 from .errors import InputError
+from .graph.assemble import nothing
 from .graph.coupling import Coupling
-from .graph.trace import nothing
 from .latency.aimed import to_latency
 from .latency.machine import machine
 from .methods import Method, Search, method_of

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from ..state import as_found, modules_of, seeded
+from .forward import outputs, run, stored_statistics
 from .record import Tracer
 from .rules import table
 from .splits import Splits
 from .told import telling
-from .trace import Pass, Traced, hold, outputs, run, shared_storage, stored_statistics
+from .trace import Pass, Traced
+from .whole import hold, shared_storage
 
 
 def with_further(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..asked import names, the_model, the_target
 from ..cutting import cut, trace, within
 from ..errors import CheckpointError, InputError, TargetError
-from ..graph.trace import nothing
+from ..graph.assemble import nothing
 from ..result import Pruned
 from ..target import Target
 from .batches import device_of, moved

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError, UnknownName
 from ..graph.coupling import Coupling
+from ..graph.forward import run, stored_statistics
 from ..graph.labels import Check, varying
 from ..graph.record import Call, Tracer
 from ..graph.rules import table
-from ..graph.trace import run, stored_statistics
 from ..plan import plan_for
 from ..state import as_found
 from ..surgery.masked import channel_ids

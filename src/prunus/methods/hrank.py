@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..graph.coupling import Coupling
+from ..graph.forward import run, stored_statistics
 from ..graph.labels import Check, varying, vector
 from ..graph.record import Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import POOL, REDUCE
-from ..graph.trace import run, stored_statistics
 from ..plan import plan_for
 from ..state import as_found
 from ..surgery.masked import channel_ids

@@ -29,8 +29,8 @@ from torch import nn
 from ..asked import names, the_model
 from ..cutting import trace
 from ..errors import InputError
+from ..graph.assemble import nothing
 from ..graph.coupling import Coupling
-from ..graph.trace import nothing
 from ..plan import plan_for
 from ..select import Costs, followed, to_widths
 from ..state import as_found

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import ExampleError
 from ..graph.coupling import Coupling
+from ..graph.forward import run, stored_statistics
 from ..graph.labels import Check
 from ..graph.record import SUMS, Call, Tracer
 from ..graph.residual import Residual
-from ..graph.trace import run, stored_statistics
 from ..plan import plan_for
 from ..state import as_found, copied, modules_of, seeded, tensors_of
 from .cut import drop

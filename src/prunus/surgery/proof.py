@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..errors import ExampleError, ProofError
+from ..graph.forward import outputs, run, shapes_alone, stored_statistics
 from ..graph.labels import Check
 from ..graph.record import Tracer
 from ..graph.rules import table
-from ..graph.trace import outputs, run, shapes_alone, stored_statistics
 from ..outline import Outline
 from ..plan import Plan
 from ..state import as_found, copied, fresh, modules_of, same_draws, seeded, unwrapped

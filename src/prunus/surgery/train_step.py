@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import ExampleError, ProofError
 from ..graph.coupling import VALUES
-from ..graph.trace import outputs, run
+from ..graph.forward import outputs, run
 from ..plan import Plan
 from ..state import example_tensors, seeded
 from .masked import masked_tracer, neutral_run

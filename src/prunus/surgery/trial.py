@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from ..errors import ExampleError, UnknownName
 from ..graph.coupling import VALUES, Coupling, Group
+from ..graph.forward import run
 from ..graph.further import with_further
 from ..graph.labels import Book, Check
 from ..graph.record import Op, Tracer
 from ..graph.rules import table
 from ..graph.splits import HEADS, NEITHER, WIDTH, Choice, Site, Splits
-from ..graph.trace import Pass, Traced, observe, run
+from ..graph.trace import Pass, Traced, observe
 from ..outline import Outline
 from ..plan import Plan, plan_for
 from ..select import removal_order
