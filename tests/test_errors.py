@@ -16,10 +16,12 @@ from prunus.errors import UnknownName, nearest
         ("fpgm2", "FPGM"),
         ("RESNET20", "resnet20"),
         ("quite another word", None),
+        ("nett", "net"),
+        ("Nett", "Net"),
     ],
 )
 def test_nearest(typed: str, found: str | None) -> None:
-    assert nearest(typed, ["macs", "l1", "l2", "FPGM", "resnet20"]) == found
+    assert nearest(typed, ["macs", "l1", "l2", "FPGM", "resnet20", "Net", "net"]) == found
 
 
 def test_each_name_is_listed_once() -> None:

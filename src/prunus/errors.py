@@ -113,9 +113,9 @@ class ProofError(PrunusError):
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name closest to `name`, or None if nothing is close. Upper and lower case count as alike."""
-    lower: dict[str, str] = {}
-    for known in allowed:
-        lower.setdefault(known.lower(), known)
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
-    return lower[close[0]] if close else None
+    """The allowed name closest to `name`, or None if nothing is close. Upper and lower case count as alike, but between
+    names that differ in nothing else."""
+    names = list(allowed)
+    close = difflib.get_close_matches(name.lower(), [known.lower() for known in names], n=1, cutoff=0.5)
+    alike = [known for known in names if known.lower() in close]
+    return max(alike, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio(), default=None)
