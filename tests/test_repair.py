@@ -213,7 +213,9 @@ def test_wrong_settings_are_refused(make: object) -> None:
 def test_data_that_gives_nothing_or_does_not_fit_is_refused(repair: str) -> None:
     with pytest.raises(DataError, match="data gives no batch"):
         halved(Net(), repair=repair, data=[])
-    with pytest.raises(ExampleError, match=r"the model refuses a batch of shape \(2, 3, 6, 6\), \(2,\): .*keys \(x, labels\)"):
+    with pytest.raises(
+        ExampleError, match=r"the model refuses a batch of shape \(2, 3, 6, 6\), \(2,\): .*keys \(x, labels\)"
+    ):
         halved(Net(), repair=repair, data=[{"x": torch.randn(2, 3, 6, 6), "labels": torch.zeros(2)}])
     with pytest.raises(DataError, match="no tensor with an axis of samples"):
         halved(Net(), repair=repair, data=[{"x": 3.0}])
