@@ -30,7 +30,7 @@ LONGEST = 100_000_000
 """Bytes of a header; safetensors reads no longer one."""
 
 
-class _Foreign(CheckpointError):
+class ForeignFileError(CheckpointError):
     """A file that Prunus did not write."""
 
 
@@ -99,7 +99,7 @@ def content_of(path: Path) -> Mapping[str, Any] | None:
     """
     try:
         return dict(opened(path, with_tensors=False)[0]["content"])
-    except _Foreign:
+    except ForeignFileError:
         return None
 
 
@@ -116,7 +116,7 @@ def opened(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str,
     except Exception as error:  # readers raise nearly anything on damaged bytes
         raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
     if text is None:
-        raise _Foreign(f"{path} was not written by prunus.save: its header names no plan")
+        raise ForeignFileError(f"{path} was not written by prunus.save: its header names no plan")
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:  # no JSON, numbers or nesting without end
@@ -132,28 +132,28 @@ def check_head(path: Path) -> None:
     """A file begins as safetensors does: 8 bytes for the length of a header that lies within it, and its brace."""
     try:
         if path.is_dir():
-            raise _Foreign(f"{path} is a folder; give the file that prunus.save wrote")
+            raise ForeignFileError(f"{path} is a folder; give the file that prunus.save wrote")
         if not path.exists():
-            raise _Foreign(f"there is no file {path}")
+            raise ForeignFileError(f"there is no file {path}")
         if not path.is_file():
-            raise _Foreign(f"{path} is not a file")
+            raise ForeignFileError(f"{path} is not a file")
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise _Foreign(f"{path} cannot be read: {error.strerror}") from error
+        raise ForeignFileError(f"{path} cannot be read: {error.strerror}") from error
     if not size:
-        raise _Foreign(f"{path} is empty")
+        raise ForeignFileError(f"{path} is empty")
     length = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else None
     if start[8:] == b"{" and length is not None and length <= LONGEST:
         if length > size - 8:
             raise CheckpointError(f"{path} is cut short: a header of {length:,} bytes in a file of {size:,}")
         return
     if start.startswith(b"PK"):
-        raise _Foreign(f"{path} is a zip archive, such as torch.save writes; give a file of prunus.save")
+        raise ForeignFileError(f"{path} is a zip archive, such as torch.save writes; give a file of prunus.save")
     if start.startswith(b"\x80"):
-        raise _Foreign(f"{path} is a pickle, which is not read since it could run code; use prunus.save")
-    raise _Foreign(f"{path} ({size:,} bytes) is no safetensors file, or damaged at its beginning")
+        raise ForeignFileError(f"{path} is a pickle, which is not read since it could run code; use prunus.save")
+    raise ForeignFileError(f"{path} ({size:,} bytes) is no safetensors file, or damaged at its beginning")
 
 
 def check_plain(name: str, tensor: Tensor) -> None:
