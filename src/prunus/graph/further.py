@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..state import as_found, modules_of, seeded
-from .forward import outputs, run, stored_statistics
+from ..state import as_found
+from .forward import stored_statistics
 from .record import Tracer
 from .rules import table
 from .splits import Splits
 from .told import telling
-from .trace import Pass, Traced
+from .trace import Traced, passed
 from .whole import hold, shared_storage
 
 
@@ -38,16 +38,9 @@ def with_further(
     with as_found(model), telling(model), torch.no_grad():
         for example in examples:
             for training in (False, True):
-                for _, module in modules_of(model):
-                    module.training = training
-                book.forward, taken = len(passes), len(book.parts)
+                book.forward = len(passes)
                 tracer = Tracer(model, book, table(), stored_statistics, splits or Splits())
-                seeded()
-                out = run(tracer, model, example)
-                passes.append(Pass(tracer.ops, book.parts[taken:]))
-                for tensor in outputs(out):
-                    for plane in tracer.label(tensor).planes:
-                        book.pin(plane, "it is the model's output")
+                passes.append(passed(tracer, model, example, training)[1])
                 unknown |= tracer.unknown
     hold(model, book, pin)  # once more: there may be tensors that the first example does not reach
     shared_storage(model, book)

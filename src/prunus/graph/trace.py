@@ -92,18 +92,11 @@ def observe(
     sites: list[Site] = []
     with as_found(one, values=outline is None), telling(one), torch.no_grad():
         for training in (False, True):
-            for _, module in modules_of(one):
-                module.training = training
             book.forward = int(training)
             hollow = outline is not None
             tracer = Tracer(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
-            seeded()
-            taken = len(book.parts)
-            out = run(tracer, one, sample)
-            passes.append(Pass(tracer.ops, book.parts[taken:]))
-            for tensor in outputs(out):
-                for plane in tracer.label(tensor).planes:
-                    book.pin(plane, "it is the model's output")
+            out, recorded = passed(tracer, one, sample, training)
+            passes.append(recorded)
             unknown |= tracer.unknown
             sites += tracer.sites
             if not training:
@@ -115,6 +108,19 @@ def observe(
     shared_storage(model, book)
     samples = inputs[0].shape[0] if inputs[0].dim() else 1
     return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites), outline)
+
+
+def passed(tracer: Tracer, model: nn.Module, example: Any, training: bool) -> tuple[Any, Pass]:
+    """One forward in a mode: what the model returned, which is pinned, and what was recorded."""
+    for _, module in modules_of(model):
+        module.training = training
+    seeded()
+    taken = len(tracer.book.parts)
+    out = run(tracer, model, example)
+    for tensor in outputs(out):
+        for plane in tracer.label(tensor).planes:
+            tracer.book.pin(plane, "it is the model's output")
+    return out, Pass(tracer.ops, tracer.book.parts[taken:])
 
 
 def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:
