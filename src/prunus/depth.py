@@ -89,7 +89,7 @@ def bargains(coupling: Coupling, scores: Sequence[Floats], importance: Floats) -
     saves = np.zeros(widths.size)  # by one step of a group, a channel of it
     for g, group in enumerate(coupling.groups):
         less = widths.copy()
-        less[g] -= group.step if group.step < group.width else 0
+        less[g] -= group.step if group.width - group.step >= group.floor else 0
         saves[g] = (whole - costs(less)["macs"]) / group.step
     everything = np.concatenate([np.zeros(0), *scores])
     usual = float(everything.mean()) if everything.size else 1.0

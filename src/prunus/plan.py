@@ -199,11 +199,13 @@ def whole_ids(group: str, kept: Any) -> tuple[int, ...]:
 def check_kept(group: Group, kept: Sequence[int]) -> None:
     """Kept channels are ascending, within the group, at least one, and equally many in every block."""
     if len(kept) == 0:
-        raise PlanError(f"group {group.name} keeps no channel; at least {group.step} must stay")
+        raise PlanError(f"group {group.name} keeps no channel; at least {group.floor} must stay")
     inside = min(kept) >= 0 and max(kept) < group.width
     ids = np.asarray(kept if inside else (), np.int64)
     if not inside or (np.diff(ids) <= 0).any():
         raise PlanError(f"group {group.name}: kept channels must be ascending and within 0 … {group.width - 1}")
+    if len(ids) < group.floor:
+        raise PlanError(f"group {group.name} keeps {len(ids)} of its channels; at least {group.floor} must stay")
     if group.blocks is not None:
         counts = np.bincount(group.blocks[ids], minlength=group.parts)
         if (counts != counts[0]).any():

@@ -45,6 +45,7 @@ def group_json(group: Group, kept: tuple[int, ...]) -> dict[str, Any]:
         "kept": list(kept),
         "blocks": None if group.blocks is None else group.blocks.tolist(),
         "unit": group.unit,
+        "least": group.least,
         "members": [
             {"tensor": m.tensor, "axis": m.axis, "role": m.role, "positions": packed(m.positions)}
             for m in group.members
@@ -136,10 +137,13 @@ def group_from(data: Mapping[str, Any], fingerprint: Fingerprint) -> Group:
     unit = whole(data.get("unit", 1))
     if unit < 1 or width % unit:
         raise PlanError(f"the plan is malformed: group {name} of width {width} goes {unit} at a time")
+    least = whole(data.get("least", 1))
+    if least < 1:
+        raise PlanError(f"the plan is malformed: group {name} keeps at least {least} channels")
     members = tuple(member_from(m, width, fingerprint) for m in data["members"])
     if not members:
         raise PlanError(f"the plan is malformed: group {name} has no member")
-    return Group(name, width, members, blocks, unit)
+    return Group(name, width, members, blocks, unit, least)
 
 
 def link_from(data: Any, groups: int) -> tuple[int, ...]:

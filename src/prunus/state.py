@@ -203,6 +203,14 @@ def seeded() -> None:
     np.random.seed(0)
 
 
+def drawn(model: nn.Module) -> tuple[Any, ...]:
+    """The random states, to be compared: they differ once something was drawn."""
+    devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in sorted(devices, key=str))]
+    kind, words, *rest = np.random.get_state(legacy=True)
+    return (*(bytes(t.numpy()) for t in states), random.getstate(), kind, bytes(np.asarray(words)), *rest)
+
+
 @contextlib.contextmanager
 def as_found(model: nn.Module, *, values: bool = True) -> Iterator[None]:
     """Put back mode, buffers, tensors kept as attributes and every random state, whatever runs inside. The `values` of

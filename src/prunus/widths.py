@@ -91,7 +91,7 @@ def from_rates(
 
     def set_rate(g: int, rate: float) -> None:
         group = coupling.groups[g]
-        widths[g] = max(group.step, left(group.width, rate) // group.step * group.step)
+        widths[g] = max(group.floor, left(group.width, rate) // group.step * group.step)
 
     if isinstance(rates, Mapping):
         known = groups_by_layer(coupling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations
 from zoo import conv, head, image, lively, net, pool, tokens
 
 import prunus
-from prunus.errors import ExampleError
+from prunus.errors import ExampleError, PlanError, TargetError
 
 
 def widths(coupling: prunus.Coupling) -> dict[str, int]:
@@ -150,7 +151,7 @@ def test_a_width_written_down_in_train_mode_only_is_pinned() -> None:
 
 
 # weights that are computed --------------------------------------------------------------------------------------------
-def test_weights_standardised_by_batch_norm_keep_their_inputs() -> None:
+def test_weights_standardised_by_batch_norm_prune_on_both_sides() -> None:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         w = s.b.weight
         w = F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True).reshape_as(w)
@@ -158,9 +159,31 @@ def test_weights_standardised_by_batch_norm_keep_their_inputs() -> None:
 
     model = net(forward, a=conv(3, 16), b=conv(16, 8), h=head(8))
     coupling = prunus.trace(model, image())
-    assert widths(coupling) == {"b": 8}
-    assert "batch_norm takes its statistics over it" in reason(coupling, "a outputs")
-    proven(model, image())
+    assert widths(coupling) == {"a": 16, "b": 8}
+    proof = prunus.prune(model, image(), "macs=50%").proof
+    assert proof is not None and proof.shifted_by == ("forward",)
+
+
+def test_a_standardised_kernel_of_one_entry_reads_two_channels_at_least() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        w = s.b.weight
+        w = F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True).reshape_as(w)
+        return s.h(pool(F.conv2d(s.a(x), w, s.b.bias).relu()))
+
+    model = net(forward, a=conv(3, 6), b=conv(6, 8, 1), h=head(8))
+    coupling = prunus.trace(model, image())
+    assert {group.name: group.floor for group in coupling.groups} == {"a": 2, "b": 1}
+    small = prunus.prune(model, image(), widths={"a": 2, "b": 1})
+    assert small.proof is not None and small.proof.holds
+    again = prunus.Plan.from_json(small.plan.to_json())
+    assert [group.least for group in again.groups] == [group.least for group in coupling.groups]
+    with pytest.raises(TargetError, match="group a must keep at least 2 channels, not 1"):
+        prunus.prune(model, image(), widths={"a": 1})
+    with pytest.raises(PlanError, match="group a keeps 1 of its channels; at least 2 must stay"):
+        replace(small.plan, kept=tuple(ids[:1] for ids in small.plan.kept))
+    for seed in range(3):
+        far = prunus.prune(model, image(), "macs=30%", prunus.methods.Random(), seed=seed)
+        assert all(width >= group.floor for width, group in zip(far.plan.widths, far.plan.groups, strict=True))
 
 
 def hooked(module: nn.Module) -> nn.Module:

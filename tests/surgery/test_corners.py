@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from zoo import conv, head, image, lively, net, pool
@@ -87,15 +88,55 @@ def test_empty_outputs_in_eval_mode_are_said_to_show_nothing() -> None:
     model = net(boxes, a=conv(3, 8), h=head(8))
     found = prunus.prune(model, image(), "macs=70%").proof
     assert found is not None
-    assert found.train > 0
+    assert found.gradients > 0
     assert any("eval mode are empty" in note for note in found.notes)
     assert "eval mode are empty" in str(found)
 
 
-def test_an_example_without_a_batch_is_proven_in_eval_mode() -> None:
+def test_an_example_without_a_batch_is_proven_as_it_is() -> None:
     model = net(lambda s, x: s.h(s.a(x).mean((1, 2))), a=conv(3, 8), h=head(8))
     proof = proven(model, image(3, 8, 8)).proof
-    assert proof is not None and proof.notes == (EVAL_ONLY,)
+    assert proof is not None and proof.notes == ()
+
+
+def rolled(s: Any, x: Tensor) -> Tensor:
+    """A layer whose input is drawn upon in train mode."""
+    y = s.a(x).relu()
+    return s.h(pool(y + torch.rand(()) if s.training else y))
+
+
+def standardised(s: Any, x: Tensor) -> Tensor:
+    y = s.a(x).relu()
+    return s.h(pool(y / (1 + y.std(0, keepdim=True, correction=0))))
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"),
+    [
+        (net(lambda s, x: s.h(pool(s.a(x).relu())), a=conv(3, 8), h=head(8)), 1),
+        (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.GroupNorm(1, 8), h=head(8)), 1),
+        (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 4),
+        (net(rolled, a=conv(3, 8), h=head(8)), 4),
+        (net(standardised, a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h(pool(s.a(x)).softmax(0)), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h(pool(F.normalize(s.a(x), dim=0))), a=conv(3, 8), h=head(8)), 4),
+    ],
+    ids=[
+        "alone",
+        "group norm",
+        "batch norm",
+        "draws",
+        "deviation over samples",
+        "softmax over them",
+        "length over them",
+    ],
+)
+def test_the_train_step_takes_four_samples_where_they_meet_or_are_drawn_for(model: nn.Module, samples: int) -> None:
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])) if torch.is_grad_enabled() else None)
+    proof = prunus.prune(model, image(), "macs=70%").proof
+    assert proof is not None and proof.holds and proof.notes == ()
+    assert seen and set(seen) == {samples}
 
 
 def test_a_model_of_one_sample_is_proven_in_eval_mode() -> None:

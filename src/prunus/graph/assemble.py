@@ -77,6 +77,10 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         fixed = form.fixed + sum(times for g, times in form.terms if g not in keep)
         return Form(fixed, tuple((keep[g], times) for g, times in form.terms if g in keep))
 
+    for ids, count in book.floors:
+        owner = keep.get(int(solved.group[int(ids[0])]))
+        if owner is not None:
+            groups[owner] = replace(groups[owner], least=max(groups[owner].least, count))
     links = [tuple(sorted(keep[g] for g in linked)) for linked in sets(book, solved)]
     for linked in links:
         share = math.gcd(*(groups[g].width // groups[g].parts for g in linked))

@@ -34,13 +34,14 @@ class Member:
 @dataclass(frozen=True, eq=False)
 class Group:
     """Channels that share one list of tensor axes. `blocks[c]` is the block of channel c where every block must keep
-    equally many; `unit` channels go together with channels of linked groups."""
+    equally many; `unit` channels go together with channels of linked groups; unless all stay, `least` do at least."""
 
     name: str
     width: int
     members: tuple[Member, ...]
     blocks: Ints | None = None
     unit: int = 1
+    least: int = 1
 
     @property
     def parts(self) -> int:
@@ -51,6 +52,11 @@ class Group:
     def step(self) -> int:
         """How many channels the smallest removal takes."""
         return math.lcm(self.parts, self.unit)
+
+    @property
+    def floor(self) -> int:
+        """The fewest channels that may stay."""
+        return min(self.width, self.step * -(-self.least // self.step))
 
     def producers(self) -> tuple[str, ...]:
         """Names of the weights whose outputs these channels are."""

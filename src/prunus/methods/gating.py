@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..asked import the_target
 from ..cutting import cut, remarks
 from ..errors import CheckpointError, InputError
+from ..graph.coupling import Group
 from ..result import Pruned
 from ..target import Target
 from .attach import Attached, used_up
@@ -49,7 +50,7 @@ class Gating(Attached):
         widths, place = self.coupling.widths, next(self.model.parameters()).device
         self.w = nn.Parameter(torch.full((sum(widths),), method.init, device=place))
         self.group = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths)).to(place)
-        self.rows, self.floor = rows(widths).to(place), floors(widths, self.target).to(place)
+        self.rows, self.floor = rows(widths).to(place), floors(self.coupling.groups, self.target).to(place)
         self.budget = Budget.of(self.model, self.coupling, self.target, method.form, place)
         self.reads = Reads.of(self.model, self.coupling, self.w)
         offsets = [0, *np.cumsum(widths).tolist()]
@@ -230,10 +231,10 @@ def rows(widths: Sequence[int]) -> Tensor:
     return torch.tensor([[a + k if k < n else total for k in range(most)] for a, n in zip(first, widths, strict=False)])
 
 
-def floors(widths: Sequence[int], goal: Target) -> Tensor:
-    """The fewest channels of each group under the target's `min` and `max_rate`."""
-    fewest = (max(1, goal.min_channels, math.ceil(n * (1 - goal.max_rate) - 1e-9)) for n in widths)
-    return torch.tensor([min(n, least) for n, least in zip(widths, fewest, strict=True)])
+def floors(groups: Sequence[Group], goal: Target) -> Tensor:
+    """The fewest channels of each group, also under the target's `min` and `max_rate`."""
+    fewest = (max(g.floor, goal.min_channels, math.ceil(g.width * (1 - goal.max_rate) - 1e-9)) for g in groups)
+    return torch.tensor([min(g.width, least) for g, least in zip(groups, fewest, strict=True)])
 
 
 def together(w: Tensor) -> None:

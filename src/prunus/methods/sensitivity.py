@@ -78,7 +78,7 @@ def legal_widths(coupling: Coupling, g: int, rates: Sequence[float]) -> list[int
     """The widths of group g at these rates, rounded down to what the group allows, widest first and each once."""
     group = coupling.groups[g]
     asked = (math.floor(group.width * (1 - rate) + 1e-9) // group.step * group.step for rate in rates)
-    return sorted({max(group.step, width) for width in asked} - {group.width}, reverse=True)
+    return sorted({max(group.floor, width) for width in asked} - {group.width}, reverse=True)
 
 
 def curves(

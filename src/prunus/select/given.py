@@ -20,6 +20,8 @@ def to_widths(coupling: Coupling, scores: Sequence[Floats], widths: Sequence[int
     for group, score, width in zip(coupling.groups, scores, widths, strict=True):
         if not 1 <= width <= group.width:
             raise TargetError(f"group {group.name} has {group.width} channels and cannot keep {width}")
+        if width < group.floor:
+            raise TargetError(f"group {group.name} must keep at least {group.floor} channels, not {width}")
         if width % group.step:
             raise TargetError(f"group {group.name} must keep a multiple of {group.step} channels, not {width}")
         order, _ = removal_order(group, score)

@@ -49,7 +49,7 @@ def steps_of(group: Group, scores: Floats, target: Target) -> Steps:
     order, value = removal_order(group, scores)
     entries = next((m.positions.shape[1] for m in group.members if m.role == "out"), 1)
     quantum = math.lcm(group.step, target.round_to // math.gcd(target.round_to, entries))
-    floor = max(1, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
+    floor = max(group.floor, target.min_channels, math.ceil(group.width * (1 - target.max_rate) - 1e-9))
     widths = np.arange((group.width - 1) // quantum * quantum, max(floor, quantum) - 1, -quantum, dtype=np.int64)
     ends = group.width - widths
     if not ends.size:

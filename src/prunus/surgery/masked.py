@@ -121,6 +121,7 @@ class Masking:
     counted: bool = True  # evaluate counting ops over the kept entries; False: plain zeroing
     compacted: dict[str, None] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
+    mixes: bool = False  # something was normalised or reduced over samples, the first axis
 
     def __call__(self, call: Call) -> Any:
         taught = known(call.func)
@@ -245,12 +246,29 @@ def over_groups(mask: Masking, call: Call) -> Any:
     return mask.back(F.group_norm(x.index_select(1, keep), call.get(1, "num_groups"), weight, bias, eps), x, 1, keep)
 
 
+def over_rest(mask: Masking, call: Call) -> Any:
+    """Batch norm over the kept entries of all axes but the second."""
+    mask.mixes = True
+    whole = x = call.get(0, "input")
+    undo = []
+    for axis in [0, *range(2, whole.dim())] if call.get(1, "running_mean") is None else []:
+        keep = mask.kept(call, whole, axis)
+        if keep is not None:
+            undo.append((axis, keep, x))
+            x = x.index_select(axis, keep) if mask.counted else mask.zeroed(call, whole)
+    out = mask.run(call, x)
+    for axis, keep, like in reversed(undo if mask.counted else []):
+        out = mask.back(out, like, axis, keep)
+    return out
+
+
 def over_axis(mask: Masking, call: Call) -> Any:
     """Softmax and its like over the kept entries of their axis."""
     name = call.func.__name__
     place, default = (2, 1) if name == "normalize" else (1, -1)
     dim = call.get(place, "dim", default)
     x = call.args[0] if call.args else call.kwargs["input"]
+    mask.mixes |= isinstance(dim, int) and x.dim() > 1 and dim % x.dim() == 0
     keep = mask.kept(call, x, dim) if isinstance(dim, int) else None
     if keep is None or not mask.counted:
         return mask.run(call, mask.zeroed(call, x) if keep is not None else x)
@@ -261,6 +279,7 @@ def reduces(mask: Masking, call: Call) -> Any:
     """Mean, sum, maximum … over the kept entries of the reduced axes."""
     x = call.args[0] if call.args else call.kwargs["input"]
     found = reduced_axes(call, x)
+    mask.mixes |= found is not None and x.dim() > 1 and 0 in found[0]
     read = x
     for axis in found[0] if found else ():
         keep = mask.kept(call, x, axis)
@@ -315,6 +334,7 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
         (["scaled_dot_product_attention"], attends),
         (list(LIKENESS), compares),
         (["layer_norm", "rms_norm"], over_last),
+        (["batch_norm"], over_rest),
         (["group_norm"], over_groups),
         (SOFTMAX, over_axis),
         (REDUCE, reduces),

@@ -20,7 +20,7 @@ from ..errors import ExampleError, ProofError
 from ..graph.coupling import VALUES
 from ..graph.forward import outputs, run
 from ..plan import Plan
-from ..state import example_tensors, seeded
+from ..state import as_found, drawn, example_tensors, seeded
 from .masked import masked_tracer, neutral_run
 from .unfold import kept_entries, unfolded
 
@@ -73,10 +73,21 @@ class Step:
 
 
 def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> Step:
-    """One train step of the masked network, at a batch of four where the example can be made one."""
+    """One train step of the masked network: on the example's own first samples where more would say nothing (see
+    `apart`), else at a batch of four where the example can be made one."""
+    few = first_samples(sample)
+    if few is not None and apart(wide, plan, few):
+        found = taken_step(wide, plan, sample, few, notes)
+        if found.largest:
+            return found
+    return taken_step(wide, plan, sample, batched(sample), notes)
+
+
+def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list[str]) -> Step:
+    """The train step on a batch, or on the sample with norms in eval mode where there is none or it does not go."""
     masks = plan.masks()
     before = {name: buffer.clone() for name, buffer in wide.named_buffers()}
-    found = Step(batch=batched(sample))
+    found = Step(batch=batch)
 
     def take(name: str, gradient: Tensor) -> None:
         found.largest = max(found.largest, finite_size(gradient))
@@ -104,6 +115,24 @@ def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> S
     return found
 
 
+def apart(wide: nn.Module, plan: Plan, batch: Any) -> bool:
+    """Whether a train forward neither normalises over samples nor draws at random: then each sample is computed by
+    itself, and a batch of them shows what one shows."""
+    if any(hasattr(module, "running_mean") for module in wide.modules()):
+        return False
+    tracer, masking = masked_tracer(wide, plan, double=True)
+    with as_found(wide), torch.no_grad():
+        for module in wide.modules():
+            module.training = True
+        seeded()
+        before = drawn(wide)
+        try:
+            run(tracer, wide, batch)
+        except ExampleError:
+            return False
+        return not masking.mixes and drawn(wide) == before
+
+
 def has_backward(model: nn.Module, step: Step, sample: Any) -> bool:
     """Whether the same step of a network that nothing intercepts goes through."""
     batch, notes = sample if step.batch is None else step.batch, list[str]()
@@ -116,17 +145,25 @@ def failure(notes: list[str]) -> str:
     return next((note[len(NO_BACKWARD) :] for note in notes if note.startswith(NO_BACKWARD)), "")
 
 
-def batched(example: Any) -> Any:
-    """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
+def first_samples(example: Any) -> Any:
+    """At most four samples of the example; None where it has no batch axis."""
     sizes = {t.shape[0] for t in example_tensors(example) if t.dim()}
     if len(sizes) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
+        return None
+    return tree_map(lambda v: v[:BATCH] if isinstance(v, Tensor) and v.dim() else v, example)
+
+
+def batched(example: Any) -> Any:
+    """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
+    few = first_samples(example)
+    if few is None:
         return None
     noise = torch.Generator().manual_seed(0)
 
     def widen(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.dim():
             return value
-        wide = value[:BATCH].repeat(-(-BATCH // value.shape[0]), *[1] * (value.dim() - 1))[:BATCH]
+        wide = value.repeat(-(-BATCH // value.shape[0]), *[1] * (value.dim() - 1))[:BATCH]
         if value.is_floating_point() and value.shape[0] < BATCH:
             size = value.detach().std(correction=0).item() or 1.0
             extra = torch.randn(wide.shape, generator=noise, dtype=torch.float64).to(wide)
@@ -134,7 +171,7 @@ def batched(example: Any) -> Any:
             wide = wide + 0.3 * size * extra
         return wide
 
-    return tree_map(widen, example)
+    return tree_map(widen, few)
 
 
 def stepped(

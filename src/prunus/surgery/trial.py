@@ -250,7 +250,7 @@ def step_plan(coupling: Coupling, cut: frozenset[int] | None = None) -> Plan:
             kept.append(np.arange(group.width))
             continue
         order, _ = removal_order(group, np.zeros(group.width))
-        kept.append(np.sort(order[group.step if group.step < group.width else 0 :]))
+        kept.append(np.sort(order[group.step if group.width - group.step >= group.floor else 0 :]))
     return plan_for(coupling, kept)
 
 

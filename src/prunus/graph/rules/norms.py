@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
@@ -25,20 +26,34 @@ def affine(call: Call, x: Tensor, axis: int, given: Sequence[tuple[Tensor | None
 
 
 def batch_norm(call: Call, out: Tensor) -> list[Tensor]:
-    """`F.batch_norm`, `F.instance_norm`: axis 1 to scale, shift and running statistics."""
+    """`F.batch_norm`, `F.instance_norm`: axis 1 to scale, shift and running statistics. Without running statistics, as
+    weights are standardised with it, channels on other axes are read like those of a layer norm."""
     x = call.get(0, "input")
     mean, var, weight, bias = (
         call.get(i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"), start=1)
     )
     given = [(mean, 0, "statistic"), (var, 0, "statistic"), (weight, 0, "scale"), (bias, 0, "shift")]
     read = affine(call, x, 1, given)
-    beside(call, x, 1)
+    if mean is not None or call.func is not F.batch_norm:
+        beside(call, x, 1)
+    else:
+        several(call, x)
     if isinstance(call.module, nn.modules.batchnorm._NormBase):
         call.book.count("attribute", call.path, 0, "num_features", read)
     return list(call.label(x).planes)
 
 
 batch_norm.inherits = True  # type: ignore[attr-defined]
+
+
+def several(call: Call, x: Tensor) -> None:
+    """A deviation is that of two values at least."""
+    for plane in call.label(x).planes:
+        if set(varying(plane)) - {1}:
+            line = plane.movedim(1, 0)[0].reshape(-1)
+            channels = line[line >= 0].unique()
+            if 0 < line.numel() == channels.numel():
+                call.book.at_least(channels, 2)
 
 
 def beside(call: Call, x: Tensor, axis: int) -> None:
