@@ -19,6 +19,7 @@ from prunus.graph.coupling import Coupling
 from prunus.methods import Magnitude
 from prunus.methods.blocks import block_scores
 from prunus.methods.score import Floats
+from prunus.models.dropped import Zero
 from prunus.select import Costs, to_budget
 from prunus.target import Target
 
@@ -307,3 +308,22 @@ def test_a_method_in_a_training_drops_blocks_too() -> None:
     small = attached.finish()
     assert len(small.plan.dropped) == 2
     assert small.proof is not None and small.proof.worst < 1e-12
+
+
+@pytest.mark.parametrize("name", ["resnet20", "user"])
+def test_a_network_without_its_block_prunes_on_as_if_it_had_never_had_it(name: str) -> None:
+    """What stands for the block is as wide as the stream that it is added to, and follows it."""
+    make, example, _ = NETS[name]
+    model = make()
+    dense = prunus.trace(model, example)
+    first = prunus.prune(model, example, "blocks=-1")
+    coupling = prunus.trace(first.model, example)
+    gone = {t.rpartition(".")[0] for d in first.plan.dropped for t in d.tensors}
+    assert [g.name for g in coupling.groups] == [g.name for g in dense.groups if g.name not in gone]
+    second = prunus.prune(first.model, example, widths={g.name: g.width // 2 for g in coupling.groups})
+    assert second.proof is not None and second.proof.worst < 1e-10
+    zeros = [module for module in second.model.modules() if isinstance(module, Zero)]
+    assert [zero.width for zero in zeros] == [16 // 2 if name == "resnet20" else 8 // 2]
+    whole = prunus.apply(model, first.plan.then(second.plan))
+    assert torch.equal(whole.eval()(example), second.model.eval()(example))
+    assert not any(isinstance(m, Zero) and m.width != zeros[0].width for m in whole.modules())

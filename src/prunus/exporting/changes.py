@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
-from ..surgery.cut import Blank, Passed, Zero
+from ..models.dropped import Blank, Passed, Zero
 from .origin import literal
 
 STANDS_FOR_NOTHING = (Zero, Blank, Passed)

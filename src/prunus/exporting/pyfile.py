@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import ExportError, InputError
-from ..surgery import cut
+from ..models import dropped
 from .carried import Carried, carried
 from .changes import Changes, changes
 from .given import Given
@@ -114,7 +114,7 @@ def state(model: nn.Module, loose: list[str]) -> dict[str, Any]:
 
 def code(model: nn.Module, whole: nn.Module, origin: Origin, found: Changes, weights: str, stem: str) -> str:
     """The text of the module."""
-    taken = carried([(cut.__name__, name) for name in sorted(found.branches)])
+    taken = carried([(dropped.__name__, name) for name in sorted(found.branches)])
     call = f"full({origin.call})"
     if origin.module.split(".")[0] == "prunus":
         taken.add(origin.module, origin.name)

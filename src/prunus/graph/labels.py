@@ -167,6 +167,14 @@ class Book:
             self.axes[key] = Axis(kind, owner, place, role, ids.clone() if large else ids)
         return key
 
+    def made(self, owner: str, name: str, length: int) -> Tensor | None:
+        """Ids for an axis whose length is an attribute of a module; None where none are handed out."""
+        key = ("attribute", f"{owner}:{name}", 0)
+        if key not in self.axes:
+            self.axes[key] = Axis("attribute", owner, 0, name, torch.arange(self.size, self.size + length))
+            self.size += length
+        return self.axes[key].ids
+
     def work(self, path: str, op: int, times: int, vectors: Sequence[Tensor]) -> None:
         """Count an op: `times` multiply-accumulates for each combination of entries of the vectors. Costs are those of
         the first forward."""
@@ -282,6 +290,9 @@ class Check(Book):
 
     def count(self, kind: str, owner: str, place: int, role: str, ids: Tensor) -> tuple[str, str, int]:
         return (kind, owner, place)
+
+    def made(self, owner: str, name: str, length: int) -> None:
+        return
 
     def evenly(self, ids: Tensor) -> None:
         return

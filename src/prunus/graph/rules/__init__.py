@@ -50,6 +50,7 @@ def built_in() -> Mapping[Any, Rule]:
         (["where"], detection.where),
         (["nonzero", "argwhere"], detection.places),
         (detection.LOSSES, detection.loss),
+        (["new_zeros"], pointwise.new_zeros),
         (["prelu"], pointwise.prelu),
         (["glu"], pointwise.glu),
         (["copy"], pointwise.assign),

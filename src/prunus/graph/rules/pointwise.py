@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..labels import ZERO, spread, varying
+from ...models.dropped import Zero
+from ..labels import ZERO, along, spread, varying
 from ..record import Call
 from ..splits import PROPORTIONAL, scaled
 
@@ -82,6 +83,15 @@ def fresh(call: Call, out: Any) -> Any:
     return [] if isinstance(out, Tensor) else [[] for t in tree_iter(out) if isinstance(t, Tensor)]
 
 
+def new_zeros(call: Call, out: Tensor) -> list[Tensor]:
+    """`new_zeros`; in what stands for a dropped branch it is as wide as the stream that it is added to."""
+    module = call.module
+    if isinstance(module, Zero) and out.shape[module.axis] == module.width:
+        ids = call.book.made(call.path, "width", module.width)
+        return [] if ids is None else [along(ids, module.axis, out.shape)]
+    return []
+
+
 def prelu(call: Call, out: Any) -> Any:
     """`F.prelu`: the slopes belong to axis 1."""
     x, weight = call.get(0, "input"), call.get(1, "weight")
@@ -125,4 +135,4 @@ zeros_like ones_like empty_like full_like fill_ zero_
 
 DRAWN = "rand_like randn_like bernoulli normal_ uniform_ exponential_ gumbel_softmax rrelu".split()
 
-FRESH = "new_zeros new_ones new_empty new_full new_tensor one_hot bincount".split()
+FRESH = "new_ones new_empty new_full new_tensor one_hot bincount".split()

@@ -1,0 +1,54 @@
+"""What stands in a network where a residual branch was dropped.
+
+The first module of the branch becomes `Blank`, the last one `Zero`, those between `Passed`: the code around them runs
+as before, and the sum adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
+
+__all__ = ["Blank", "Passed", "Zero"]
+
+
+class Zero(nn.Module):
+    """Stands for a module of a dropped branch: zeros with `width` entries on `axis`, every other axis that of the first
+    tensor it is given, divided by `ratio`; beside `items` - 1 Nones where the module returned a tuple."""
+
+    def __init__(self, axis: int, width: int, ratio: tuple[int, ...], items: int = 0) -> None:
+        super().__init__()
+        self.axis, self.width, self.ratio, self.items = axis, width, ratio, items
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}, width={self.width}, ratio={self.ratio}"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = first(args, kwargs)
+        sizes = [
+            -(-n // r) for n, r in zip((n for d, n in enumerate(x.shape) if d != self.axis), self.ratio, strict=True)
+        ]
+        zero = x.new_zeros([*sizes[: self.axis], self.width, *sizes[self.axis :]])
+        return (zero, *[None] * (self.items - 1)) if self.items else zero
+
+
+class Blank(nn.Module):
+    """Starts a dropped branch: zeros like its input, in memory of their own, since ops in between may work in place."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.zeros_like(first(args, kwargs))
+
+
+class Passed(nn.Module):
+    """Stands inside a dropped branch: what it is given first."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return first(args, kwargs)
+
+
+def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    return next(t for t in tree_iter((args, dict(kwargs))) if isinstance(t, Tensor))
