@@ -234,7 +234,8 @@ def page(rows: Sequence[Record]) -> Iterator[str]:
         f"medians of {', '.join(sorted({str(r['repeats']) for r in models}))} runs in turn."
     )
     yield ""
-    yield "| model | forward | trace | select | cut | Prunus | Torch-Pruning | ratio | with proof | memory | of a step |"
+    stages = "forward | trace | select | cut"
+    yield f"| model | {stages} | Prunus | Torch-Pruning | ratio | with proof | memory | of a step |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for r in models:
         times = " | ".join(f"{r[key]:.2f}" for key in ("forward", "trace", "select", "cut", "seconds"))

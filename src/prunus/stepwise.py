@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,9 @@ class Steps:
     schedule: str = "linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+        if isinstance(self.count, bool) or not isinstance(self.count, Integral) or self.count < 1:
             raise InputError(f"steps={self.count!r} is no whole number of 1 or more, nor prunus.Steps(5, 'cubic')")
+        object.__setattr__(self, "count", int(self.count))  # NumPy has integers of its own
         if self.schedule not in SCHEDULES:
             raise UnknownName.of("schedule of steps", str(self.schedule), SCHEDULES)
 

@@ -147,3 +147,14 @@ def test_no_function_and_one_rate_are_refused() -> None:
         prunus.sensitivity(chain(), EXAMPLE, None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"rates=0\.5 are several fractions"):
         prunus.sensitivity(chain(), EXAMPLE, lambda net: 0.0, rates=0.5)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    rates = np.array([0.25, 0.5])
+    curves = prunus.sensitivity(chain(), EXAMPLE, lambda net: 1.0, rates=rates, seed=np.int64(1))  # type: ignore[arg-type]
+    assert len(curves.curves[0].widths) == 3
+    small = prunus.prune(
+        chain(), EXAMPLE, "macs=60%", Sensitivity(rates=rates), evaluate=lambda net: 1.0,  # type: ignore[arg-type]
+        steps=np.int64(2), seed=np.int64(1),
+    )  # fmt: skip
+    assert small.proof is not None and small.proof.holds

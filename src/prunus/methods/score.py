@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,8 +137,9 @@ def check_given(method: Any, given: Given, model: nn.Module) -> None:
 def supplied(method: Any, model: nn.Module, seed: int, given: Given) -> Iterator[dict[str, Any]]:
     """The keyword arguments that the method needs. What is drawn inside, as by a loader that shuffles, starts from the
     seed; modes, buffers and random states of the model's process are then put back. Raises InputError."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise InputError(f"seed={seed!r} is no whole number of 0 or more")
+    seed = int(seed)  # NumPy has integers of its own
     check_given(method, given, model)
     everything = {
         "data": None if given.data is None else Feed(given.data, model),

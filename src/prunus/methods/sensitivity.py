@@ -18,7 +18,7 @@ Groups do not know of each other: that losses add up is an assumption, and the f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, cast
@@ -152,6 +152,8 @@ class Sensitivity:
     needs: ClassVar[frozenset[str]] = frozenset({"evaluate"})
 
     def __post_init__(self) -> None:
+        if isinstance(self.rates, np.ndarray):
+            object.__setattr__(self, "rates", tuple(self.rates.tolist()))
         if not self.rates or not all(0 < rate < 1 for rate in self.rates):
             raise InputError(f"sensitivity: rates={self.rates} are fractions between 0 and 1")
 
@@ -193,7 +195,8 @@ def sensitivity(
     """
     from . import method_of
 
-    if not isinstance(rates, Sequence) or not rates or not all(0 < rate < 1 for rate in rates):
+    fractions = tuple(rates) if isinstance(rates, Iterable) and not isinstance(rates, str) else ()
+    if not fractions or not all(0 < rate < 1 for rate in fractions):
         raise InputError(f"rates={rates} are several fractions between 0 and 1, as in (0.25, 0.5)")
     if not callable(evaluate):
         raise InputError(f"evaluate is {NEEDS['evaluate']}, not {type(evaluate).__name__}")
@@ -205,4 +208,4 @@ def sensitivity(
         raise nothing(coupling)
     scores = scores_of(cast("Method", chosen), dense, coupling, seed, Given(data, loss, evaluate, example))
     with as_found(dense):
-        return curves(dense, coupling, scores, evaluate, rates)
+        return curves(dense, coupling, scores, evaluate, fractions)
