@@ -76,7 +76,7 @@ def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> S
     """One train step of the masked network: on the example's own first samples where more would say nothing (see
     `apart`), else at a batch of four where the example can be made one."""
     few = first_samples(sample)
-    if few is not None and apart(wide, plan, few):
+    if few is not None and samples_of(few) != {BATCH} and apart(wide, plan, few):
         found = taken_step(wide, plan, sample, few, notes)
         if found.largest:
             return found
@@ -145,10 +145,14 @@ def failure(notes: list[str]) -> str:
     return next((note[len(NO_BACKWARD) :] for note in notes if note.startswith(NO_BACKWARD)), "")
 
 
+def samples_of(example: Any) -> set[int]:
+    """How many samples the tensors of an example hold."""
+    return {t.shape[0] for t in example_tensors(example) if t.dim()}
+
+
 def first_samples(example: Any) -> Any:
     """At most four samples of the example; None where it has no batch axis."""
-    sizes = {t.shape[0] for t in example_tensors(example) if t.dim()}
-    if len(sizes) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
+    if len(samples_of(example)) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
         return None
     return tree_map(lambda v: v[:BATCH] if isinstance(v, Tensor) and v.dim() else v, example)
 
