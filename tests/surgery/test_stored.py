@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -248,3 +249,16 @@ def test_gradients_come_from_complex_outputs_too() -> None:
     right.model.a.register_forward_hook(lambda module, args, out: out.detach())
     with pytest.raises(ProofError, match=r"eval 0\.0e\+00, train 0\.0e\+00, .*, gradients [1-9]\.\de-01"):
         verify(model, right.model, right.plan, image())
+
+
+class Shape(NamedTuple):
+    width: int
+    depth: int
+
+
+def test_settings_with_names_are_compared_and_not_rebuilt() -> None:
+    model = net(lambda s, x: s.h(pool(s.a(x).relu())), a=conv(3, 8), h=head(8))
+    model.shape, model.size = Shape(8, 2), torch.Size([8, 2])  # type: ignore[assignment]
+    small = prunus.prune(model, image(), "macs=50%").model
+    assert small.shape == Shape(8, 2) and type(small.shape) is Shape
+    assert small.size == torch.Size([8, 2])

@@ -93,7 +93,8 @@ def stated(value: object, path: str, name: str, told: dict[tuple[str, str, int],
     if isinstance(value, (tuple, list)):
         if not all(type(item) in ATOMS and item == item for item in value):
             return None
-        return (type(value)(told.get((path, name, i), item) for i, item in enumerate(value)),)
+        items = [told.get((path, name, i), item) for i, item in enumerate(value)]
+        return (value if items == list(value) else type(value)(items),)  # one with names is made in another way
     if type(value) not in ATOMS or value != value:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
