@@ -73,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def torture(job: dict[str, Any], processes: int, folder: Path, kills: int, draw: random.Random) -> tuple[int, bool]:
     """How many of the kills left a checkpoint to resume from, and whether the weights are the same."""
     folder.mkdir()
-    straight, resumed, kept = folder / "straight.st", folder / "resumed.st", folder / "checkpoints"
+    straight, resumed, calm, kept = (folder / n for n in ("straight.st", "resumed.st", "calm", "checkpoints"))
     start = time.perf_counter()
-    finish(launch({**job, "out": str(straight)}, processes))
+    # with checkpoints too: at each, running statistics become their mean over the processes, which rounds
+    finish(launch({**job, "out": str(straight), "checkpoints": str(calm)}, processes))
     whole = time.perf_counter() - start
     done = useful = 0
     while done < kills:

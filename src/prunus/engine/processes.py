@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -62,9 +63,11 @@ class Several(One):
         device = next(model.parameters()).device
         ids = [device] if device.type == "cuda" else None
         # Every process keeps its own running statistics; `average_` brings them together at checkpoints.
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
-        )
+        with warnings.catch_warnings():  # what torch names instead still sends buffers around once
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
+            )
 
     def gathering(self, net: nn.Module, last: bool) -> AbstractContextManager[object]:
         if last or not isinstance(net, nn.parallel.DistributedDataParallel):
