@@ -185,7 +185,9 @@ def report(options: argparse.Namespace) -> None:
         lambda r: r["settings"] == settings and r["target"] in options.targets and r["seed"] in options.seeds,
     )
     made = table(records, options.targets, options.repairs)
-    publish(options, "efficientnet_lite", section(__file__, options, conditions(records), made))
+    ran = sorted({r["seed"] for r in records})
+    more = "" if tuple(ran) == parser().get_default("seeds") else f" --seeds {','.join(map(str, ran))}"
+    publish(options, "efficientnet_lite", section(__file__, options, conditions(records), made, more))
 
 
 def conditions(records: Sequence[Record]) -> str:
