@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from zoo import conv, head, image, lively, net, pool
 
 import prunus
+from prunus.errors import ExampleError
 
 EVAL_ONLY = "the example cannot be made a batch of four: norms stayed in eval mode"
 
@@ -183,3 +184,18 @@ def test_a_running_mean_that_is_zero_but_for_rounding_is_no_difference() -> None
     model = nn.Sequential(a, nn.BatchNorm2d(16), b, nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 2))
     proof = prunus.prune(model, torch.randn(4, 3, 8, 8), "channels=60%").proof
     assert proof is not None and proof.statistics < 1e-12
+
+
+# examples that do not become double -----------------------------------------------------------------------------------
+def test_a_tensor_that_the_model_takes_in_its_own_dtype_alone_stays_as_it_is() -> None:
+    def forward(s: Any, x: Tensor, bias: Tensor) -> Tensor:
+        if bias.dtype != torch.float32:
+            raise TypeError("bias must be of float type")
+        return s.h(pool(s.a(x).relu()) + bias)
+
+    model = net(forward, a=conv(3, 8), h=head(8))
+    small = proven(model, (image(), torch.rand(1, 1)))
+    assert small.proof is not None and small.proof.notes == ()
+    alone = net(lambda s, x: s.h(pool(s.a(x.float() if x.dtype == torch.float32 else None))), a=conv(3, 8), h=head(8))
+    with pytest.raises(ExampleError):
+        prunus.prune(alone, image(), "macs=50%")

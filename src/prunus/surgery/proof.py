@@ -21,7 +21,7 @@ from ..graph.record import Tracer
 from ..graph.rules import table
 from ..outline import Outline
 from ..plan import Plan
-from ..state import as_found, copied, fresh, modules_of, same_draws, seeded, unwrapped
+from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, unwrapped
 from .masked import channel_ids, masked_tracer, neutral_run
 from .stored import same_values
 from .train_step import Step, compared, failure, finite_size, has_backward, masked_step
@@ -204,10 +204,9 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
     """The differences, whatever they are."""
     start = time.perf_counter()
     notes: list[str] = []
-    sample = doubled(example)
     with default_dtype(torch.float64):
         # One float64 copy at a time: of the masked network stays what the cut one is compared with.
-        reference, shift, shifted_by, step = masked_side(as_double(dense), plan, sample, notes)
+        sample, (reference, shift, shifted_by, step) = reference_of(dense, plan, example, notes)
         narrow = as_double(small)
         exact(small, dense, narrow, plan)
         result = ran(narrow, lambda: neutral_run(narrow, sample, True), training=False)
@@ -235,9 +234,30 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
     )
 
 
-def masked_side(
-    wide: nn.Module, plan: Plan, sample: Any, notes: list[str]
-) -> tuple[list[Tensor], float, tuple[str, ...], Step]:
+def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
+    """The example in double precision, and what the masked network makes of it; all but one of its tensors where the
+    model wants that one in its own dtype, as some want their targets."""
+    refused: ExampleError | None = None
+    for sample in (doubled(example), *nearly_doubled(example)):
+        try:
+            return sample, masked_side(as_double(dense), plan, sample, notes)
+        except ExampleError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def nearly_doubled(example: Any) -> Iterator[Any]:
+    """The example in double precision but for one tensor, for each that there is beside others."""
+    low = [t for t in example_tensors(example) if t.is_floating_point() and t.dtype != torch.float64]
+    for one in low if len(low) > 1 else ():
+        yield tree_map(lambda v, one=one: widened(v) if isinstance(v, Tensor) and v is not one else v, example)
+
+
+MaskedSide = tuple[list[Tensor], float, tuple[str, ...], Step]
+
+
+def masked_side(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> MaskedSide:
     """Of the masked network: outputs in eval mode, how far they are from those of the plainly zeroed one and because of
     which modules, and one train step."""
     tracer, masking = masked_tracer(wide, plan, double=True)
