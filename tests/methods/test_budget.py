@@ -73,6 +73,7 @@ def test_the_mixes_by_hand() -> None:
     assert float(mixed(1, nuc, mac, 0.8, 0.6)) == pytest.approx(2 * near + 10 * (1 - near))
     assert float(mixed(2, nuc, mac, 0.8, 0.6)) == pytest.approx(2 * (1 - far) + 10 * far)
     assert float(mixed(0, nuc, mac, 0.8, 0.6)) == 12.0
+    assert float(mixed(2, nuc, mac, 0.1, 0.6)) == 10.0  # below 2t - 1: the budget alone, and L_nuc not turned around
     # below the budget by as much, and with λ = 2: e^{-1}
     assert float(mixed(1, nuc, mac, 0.4, 0.6, lam=2.0)) == pytest.approx(2 * math.exp(-1) + 10 * (1 - math.exp(-1)))
     # at the budget kind 1 is L_nuc alone, at full size kind 2 is L_mac alone

@@ -43,7 +43,8 @@ def mixed(kind: int, l_nuc: Tensor, l_mac: Tensor, c: float | Tensor, t: float, 
     r = |c − t| / (1 − t).
 
     1: e^{−λr} L_nuc + (1 − e^{−λr}) L_mac;  2: (1 − e^{λ(r−1)}) L_nuc + e^{λ(r−1)} L_mac;  0: the sum. The weights are
-    constants: no gradient goes through r. Of kind 2, that of L_nuc is below 0 where r > 1: a cost below 2t − 1.
+    constants: no gradient goes through r. Kind 2 takes r as 1 where it is more, at a cost below 2t − 1: there the
+    formula turns the sign of L_nuc, and what resists the loss of rank would seek it.
     """
     if kind == 0:
         return l_nuc + l_mac
@@ -51,7 +52,7 @@ def mixed(kind: int, l_nuc: Tensor, l_mac: Tensor, c: float | Tensor, t: float, 
     if kind == 1:
         near = torch.exp(-lam * r)
         return near * l_nuc + (1 - near) * l_mac
-    far = torch.exp(lam * (r - 1))
+    far = torch.exp(lam * (r.clamp(max=1) - 1))
     return (1 - far) * l_nuc + far * l_mac
 
 
