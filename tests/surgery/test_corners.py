@@ -106,6 +106,16 @@ def rolled(s: Any, x: Tensor) -> Tensor:
     return s.h(pool(y + torch.rand(()) if s.training else y))
 
 
+def survived(x: Tensor, share: float) -> Tensor:
+    """Stochastic depth: the branch of some samples is left out."""
+    return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(share) / share
+
+
+def shallow(s: Any, x: Tensor) -> Tensor:
+    """The branch hardly ever stays: nothing of it would be compared if it were drawn for."""
+    return s.h(pool(s.a(x) + (survived(s.b(x), 0.01) if s.training else s.b(x))))
+
+
 def standardised(s: Any, x: Tensor) -> Tensor:
     y = s.a(x).relu()
     return s.h(pool(y / (1 + y.std(0, keepdim=True, correction=0))))
@@ -117,6 +127,7 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         (net(lambda s, x: s.h(pool(s.a(x).relu())), a=conv(3, 8), h=head(8)), 1),
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.GroupNorm(1, 8), h=head(8)), 1),
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 4),
+        (net(shallow, a=conv(3, 8), b=conv(3, 8), h=head(8)), 1),
         (net(rolled, a=conv(3, 8), h=head(8)), 4),
         (net(standardised, a=conv(3, 8), h=head(8)), 4),
         (net(lambda s, x: s.h(pool(s.a(x)).softmax(0)), a=conv(3, 8), h=head(8)), 4),
@@ -126,6 +137,7 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         "alone",
         "group norm",
         "batch norm",
+        "stochastic depth",
         "draws",
         "deviation over samples",
         "softmax over them",
