@@ -327,3 +327,45 @@ def test_a_network_without_its_block_prunes_on_as_if_it_had_never_had_it(name: s
     whole = prunus.apply(model, first.plan.then(second.plan))
     assert torch.equal(whole.eval()(example), second.model.eval()(example))
     assert not any(isinstance(m, Zero) and m.width != zeros[0].width for m in whole.modules())
+
+
+class Widening(nn.Module):
+    """A block whose shortcut has a convolution of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.a, self.b, self.p = conv(inputs, 6), conv(6, outputs), conv(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.p(x) + self.b(self.a(x).relu())).relu()
+        return y
+
+
+def test_what_is_left_of_a_block_is_no_branch() -> None:
+    model = lively(nn.Sequential(conv(3, 8), Widening(8, 12), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(12)))
+    first = prunus.prune(model, image(), "blocks=-1")
+    assert "1.a.weight" in first.plan.dropped[0].tensors
+    assert prunus.trace(first.model, image()).blocks == ()
+
+
+class Turns(nn.Module):
+    """Three branches, added in turn by one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.f, self.h = conv(3, 8), nn.ModuleList(conv(8, 8) for _ in range(3)), head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        for branch in self.f:
+            x = x + branch(x)
+        return self.h(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_two_drops_of_one_name_are_two() -> None:
+    model = lively(Turns())
+    first = prunus.prune(model, image(), "blocks=-1")
+    second = prunus.prune(first.model, image(), "blocks=-1")
+    both = first.plan.then(second.plan)
+    assert len({d.name for d in both.dropped}) == len(both.dropped) == 2
+    assert torch.equal(prunus.apply(model, both).eval()(image()), second.model.eval()(image()))

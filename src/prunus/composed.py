@@ -144,7 +144,10 @@ def joined(first: Plan, second: Plan, kept: Kept, beside: Sequence[int], masks: 
         if int(attribute.form(widths)) != value:
             attributes[name] = replace(attribute, form=form(later[name].form) if name in later else Form(value))
     new = {name: replace(a, form=form(a.form)) for name, a in later.items() if name not in attributes}
-    drops = {d.name: d for d in (*first.dropped, *map(dropped, second.dropped))}
+    drops = {d.modules: d for d in first.dropped}
+    for one in map(dropped, second.dropped):
+        taken = {d.name for d in drops.values()}
+        drops.setdefault(one.modules, replace(one, name=f"{one.name} (2)") if one.name in taken else one)
     links = [tuple(dict.fromkeys(place[g] for g in linked)) for linked in second.links if set(linked) <= place.keys()]
     return Plan(
         first.fingerprint,

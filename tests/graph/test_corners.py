@@ -186,6 +186,29 @@ def test_a_standardised_kernel_of_one_entry_reads_two_channels_at_least() -> Non
         assert all(width >= group.floor for width, group in zip(far.plan.widths, far.plan.groups, strict=True))
 
 
+def test_weights_standardised_as_one_read_both_of_their_axes() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        w = s.b.weight
+        w = F.batch_norm(w.reshape(1, 1, -1), None, None, training=True).reshape_as(w)
+        return s.h(pool(F.conv2d(s.a(x), w, s.b.bias, padding=1).relu()))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 8), h=head(8))
+    assert widths(prunus.trace(model, image())) == {"a": 8, "b": 8}
+    assert proven(model, image()) is None
+    small = prunus.prune(model, image(), widths={"a": 3, "b": 5})
+    assert small.proof is not None and small.proof.worst < 1e-10
+
+
+def test_a_channel_of_several_entries_is_enough_for_a_deviation() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        w = s.b.weight
+        w = F.batch_norm(w[None], None, None, training=True)[0]
+        return F.linear(s.a(x).flatten(1), w, s.b.bias)
+
+    model = net(forward, a=conv(3, 4), b=nn.Linear(4 * 64, 5))
+    assert [group.floor for group in prunus.trace(model, image()).groups] == [1]
+
+
 def hooked(module: nn.Module) -> nn.Module:
     """Weight norm of the older kind: a hook puts a computed tensor in the weight's place."""
     with warnings.catch_warnings():

@@ -158,3 +158,12 @@ def test_numbers_of_numpy_are_numbers() -> None:
         steps=np.int64(2), seed=np.int64(1),
     )  # fmt: skip
     assert small.proof is not None and small.proof.holds
+
+
+@pytest.mark.parametrize("rates", [np.array(0.5), torch.tensor(0.5), np.array([[0.2, 0.5]]), ["a"], 0.5, None, "0.5"])
+def test_what_is_no_list_of_fractions_is_refused(rates: object) -> None:
+    with pytest.raises(InputError, match="fractions"):
+        Sensitivity(rates=rates)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="fractions"):
+        prunus.sensitivity(chain(), EXAMPLE, lambda net: 1.0, rates=rates)  # type: ignore[arg-type]
+    assert Sensitivity(rates=torch.tensor([0.25, 0.5])).rates == (0.25, 0.5)  # type: ignore[arg-type]

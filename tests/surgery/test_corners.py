@@ -94,10 +94,10 @@ def test_empty_outputs_in_eval_mode_are_said_to_show_nothing() -> None:
     assert "eval mode are empty" in str(found)
 
 
-def test_an_example_without_a_batch_is_proven_as_it_is() -> None:
+def test_an_example_without_a_batch_is_proven_in_eval_mode() -> None:
     model = net(lambda s, x: s.h(s.a(x).mean((1, 2))), a=conv(3, 8), h=head(8))
     proof = proven(model, image(3, 8, 8)).proof
-    assert proof is not None and proof.notes == ()
+    assert proof is not None and proof.notes == (EVAL_ONLY,)
 
 
 def rolled(s: Any, x: Tensor) -> Tensor:
@@ -128,6 +128,12 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.GroupNorm(1, 8), h=head(8)), 1),
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 4),
         (net(shallow, a=conv(3, 8), b=conv(3, 8), h=head(8)), 1),
+        (net(lambda s, x: s.h((y := pool(s.a(x))) + 0.1 * (y @ y.T).softmax(-1) @ y), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h((y := pool(s.a(x))) + y.roll(1, 0)), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h(pool(s.a(x)).cumsum(0)), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h((y := pool(s.a(x))) - y.flip(0)), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h((y := pool(s.a(x))) - y[:1]), a=conv(3, 8), h=head(8)), 4),
+        (net(lambda s, x: s.h((y := pool(s.a(x))) - y.T.mean(1)), a=conv(3, 8), h=head(8)), 4),
         (net(rolled, a=conv(3, 8), h=head(8)), 4),
         (net(standardised, a=conv(3, 8), h=head(8)), 4),
         (net(lambda s, x: s.h(pool(s.a(x)).softmax(0)), a=conv(3, 8), h=head(8)), 4),
@@ -138,6 +144,12 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         "group norm",
         "batch norm",
         "stochastic depth",
+        "likeness",
+        "roll",
+        "sums so far",
+        "flip",
+        "the first one",
+        "mean of the transpose",
         "draws",
         "deviation over samples",
         "softmax over them",
@@ -211,3 +223,47 @@ def test_a_tensor_that_the_model_takes_in_its_own_dtype_alone_stays_as_it_is() -
     alone = net(lambda s, x: s.h(pool(s.a(x.float() if x.dtype == torch.float32 else None))), a=conv(3, 8), h=head(8))
     with pytest.raises(ExampleError):
         prunus.prune(alone, image(), "macs=50%")
+
+
+class Counted(nn.Module):
+    """Counts its steps in train mode; its output has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.h = conv(3, 8), head(8)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.steps += 1
+        y: Tensor = self.h(pool(self.a(x).relu()))
+        return y.detach() if self.training else y
+
+
+class Once(Counted):
+    """Its backward goes through for several samples alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        z: Tensor = self.h(pool(y))
+        if self.training and len(x) == 1:
+            y.detach().mul_(2)
+        return z
+
+
+def test_a_step_that_shows_nothing_leaves_nothing_behind() -> None:
+    assert prunus.prune(lively(Counted()), image(), "macs=60%").proof is not None
+    proof = prunus.prune(lively(Once()), image(), "macs=60%").proof
+    assert proof is not None and proof.notes == ()
+
+
+def test_notes_are_those_of_the_step_that_counted() -> None:
+    def forward(s: Any, x: Tensor, wanted: Tensor) -> Tensor:
+        y = s.h(pool(s.n(s.a(x)).relu()))
+        if s.training and wanted.dtype != torch.float32:
+            raise TypeError("wanted must be of float type")
+        return ((y - wanted) ** 2).mean() if s.training else y
+
+    model = net(forward, a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8))
+    small = proven(model, (image(), torch.rand(1, 5)))
+    assert small.proof is not None and small.proof.notes == ()

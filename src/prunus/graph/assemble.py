@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import ModelError
 from ..state import tensors_of, ties
 from .coupling import (
@@ -77,10 +79,12 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         fixed = form.fixed + sum(times for g, times in form.terms if g not in keep)
         return Form(fixed, tuple((keep[g], times) for g, times in form.terms if g in keep))
 
-    for ids, count in book.floors:
-        owner = keep.get(int(solved.group[int(ids[0])]))
+    for entries, count in book.floors:
+        owners = np.unique(solved.group[entries.numpy()])
+        owner = keep.get(int(owners[0])) if owners.size == 1 else None  # of several, the others may be enough
         if owner is not None:
-            groups[owner] = replace(groups[owner], least=max(groups[owner].least, count))
+            least = -(-count * groups[owner].width // entries.numel())
+            groups[owner] = replace(groups[owner], least=max(groups[owner].least, least))
     links = [tuple(sorted(keep[g] for g in linked)) for linked in sets(book, solved)]
     for linked in links:
         share = math.gcd(*(groups[g].width // groups[g].parts for g in linked))

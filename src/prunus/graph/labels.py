@@ -140,7 +140,7 @@ class Book:
     axes: dict[tuple[str, str, int], Axis] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
-    floors: list[tuple[Tensor, int]] = field(default_factory=list)  # how many of these ids must stay
+    floors: list[tuple[Tensor, int]] = field(default_factory=list)  # of how many entries so many must stay
     parts: list[Tensor] = field(default_factory=list)
     links: list[tuple[Tensor, Tensor, str]] = field(default_factory=list)  # keep the same share, and why
     folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
@@ -228,8 +228,8 @@ class Book:
         self.even.append(ids.reshape(ids.shape[0], -1).clone())
 
     def at_least(self, ids: Tensor, count: int) -> None:
-        """So many channels of these ids' group must stay."""
-        self.floors.append((ids.reshape(-1)[:1].clone(), count))
+        """So many of these entries must stay, whatever channels they belong to."""
+        self.floors.append((ids.reshape(-1).clone(), count))
 
     def fold(self, rows: Tensor, width: Tensor, at: tuple[int, int] | None = None) -> None:
         """These rows may have to make up for a scale that follows a width, surely so where `at` is None."""

@@ -85,13 +85,14 @@ class Reads:
         return found if met or 3 in colour.values() else None
 
     def plain(self, top: int, side: Set[int]) -> bool:
-        """Whether a value reaches what lies behind both sides without meeting a parameter: a shortcut does."""
+        """Whether a value reaches what lies behind both sides without meeting a parameter: a shortcut does. Zeros of
+        its sizes are no value."""
         todo, seen = [top], {top}
         while todo:
             at = todo.pop()
             if at not in side:
                 return True
-            if not self.ops[at].tensors:
+            if not self.ops[at].tensors and self.ops[at].name != "new_zeros":
                 new = {made for made in self.ops[at].inputs if made is not None} - seen
                 seen |= new
                 todo += new
@@ -169,6 +170,8 @@ def residuals(
         plain = [flow.plain(made or 0, side) for made, side in zip(op.inputs, sides, strict=True)]
         if plain[0] == plain[1] and weights[0] == weights[1]:
             continue
+        if any(not way and not count for way, (count, _) in zip(plain, weights, strict=True)):
+            continue  # a constant, as what stands for a dropped branch
         operand = int(plain[0]) if plain[0] != plain[1] else int(weights[1] > weights[0])
         branch = flow.leading(op.inputs[operand] or 0, k, sides[operand])
         if not branch:

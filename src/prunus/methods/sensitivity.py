@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -72,6 +73,15 @@ class Curves:
             points = ", ".join(f"{w} {v:.4g}" for w, v in zip(curve.widths[1:], curve.values[1:], strict=True))
             lines.append(f"{curve.group}  {curve.widths[0]}: {points}")
         return "\n".join(lines)
+
+
+def fractions(rates: Any) -> tuple[float, ...]:
+    """Rates as numbers, whatever holds them. Raises InputError."""
+    held = rates.tolist() if hasattr(rates, "tolist") else rates
+    found = tuple(held) if isinstance(held, Iterable) and not isinstance(held, str) else ()
+    if not found or not all(isinstance(rate, Real) and 0 < rate < 1 for rate in found):  # type: ignore[operator]
+        raise InputError(f"rates={rates} are several fractions between 0 and 1, as in (0.25, 0.5)")
+    return tuple(map(float, found))
 
 
 def legal_widths(coupling: Coupling, g: int, rates: Sequence[float]) -> list[int]:
@@ -152,10 +162,7 @@ class Sensitivity:
     needs: ClassVar[frozenset[str]] = frozenset({"evaluate"})
 
     def __post_init__(self) -> None:
-        if isinstance(self.rates, np.ndarray):
-            object.__setattr__(self, "rates", tuple(self.rates.tolist()))
-        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
-            raise InputError(f"sensitivity: rates={self.rates} are fractions between 0 and 1")
+        object.__setattr__(self, "rates", fractions(self.rates))
 
     def score(
         self, model: nn.Module, coupling: Coupling, *, evaluate: Callable[[nn.Module], float], seed: int = 0
@@ -195,9 +202,7 @@ def sensitivity(
     """
     from . import method_of
 
-    fractions = tuple(rates) if isinstance(rates, Iterable) and not isinstance(rates, str) else ()
-    if not fractions or not all(0 < rate < 1 for rate in fractions):
-        raise InputError(f"rates={rates} are several fractions between 0 and 1, as in (0.25, 0.5)")
+    measured = fractions(rates)
     if not callable(evaluate):
         raise InputError(f"evaluate is {NEEDS['evaluate']}, not {type(evaluate).__name__}")
     dense, chosen = the_model(model), method_of(method)
@@ -208,4 +213,4 @@ def sensitivity(
         raise nothing(coupling)
     scores = scores_of(cast("Method", chosen), dense, coupling, seed, Given(data, loss, evaluate, example))
     with as_found(dense):
-        return curves(dense, coupling, scores, evaluate, fractions)
+        return curves(dense, coupling, scores, evaluate, measured)

@@ -124,7 +124,6 @@ class Masking:
     counted: bool = True  # evaluate counting ops over the kept entries; False: plain zeroing
     compacted: dict[str, None] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
-    mixes: bool = False  # something was normalised or reduced over samples, the first axis
 
     def __call__(self, call: Call) -> Any:
         taught = known(call.func)
@@ -173,13 +172,16 @@ class Masking:
     def kept(self, call: Call, x: Tensor, axis: int) -> Tensor | None:
         """Indices of the kept entries along an axis, None where all stay."""
         axis %= x.dim()
+        stays: Tensor | None = None
         for mask in self.gone(call, x):
             if mask.shape[axis] > 1:
-                line = mask.movedim(axis, 0).reshape(mask.shape[axis], -1)[:, 0]
-                if self.counted:
-                    self.compacted.setdefault(call.path or "forward")
-                return torch.nonzero(~line).reshape(-1)
-        return None
+                line = ~mask.movedim(axis, 0).reshape(mask.shape[axis], -1)[:, 0]
+                stays = line if stays is None else stays & line
+        if stays is None:
+            return None
+        if self.counted:
+            self.compacted.setdefault(call.path or "forward")
+        return torch.nonzero(stays).reshape(-1)
 
     def back(self, small: Tensor, like: Tensor, axis: int, keep: Tensor) -> Tensor:
         """Put the entries of `small` back to their places along an axis."""
@@ -251,7 +253,6 @@ def over_groups(mask: Masking, call: Call) -> Any:
 
 def over_rest(mask: Masking, call: Call) -> Any:
     """Batch norm over the kept entries of all axes but the second."""
-    mask.mixes = True
     whole = x = call.get(0, "input")
     undo = []
     for axis in [0, *range(2, whole.dim())] if call.get(1, "running_mean") is None else []:
@@ -271,7 +272,6 @@ def over_axis(mask: Masking, call: Call) -> Any:
     place, default = (2, 1) if name == "normalize" else (1, -1)
     dim = call.get(place, "dim", default)
     x = call.args[0] if call.args else call.kwargs["input"]
-    mask.mixes |= isinstance(dim, int) and x.dim() > 1 and dim % x.dim() == 0
     keep = mask.kept(call, x, dim) if isinstance(dim, int) else None
     if keep is None or not mask.counted:
         return mask.run(call, mask.zeroed(call, x) if keep is not None else x)
@@ -282,7 +282,6 @@ def reduces(mask: Masking, call: Call) -> Any:
     """Mean, sum, maximum … over the kept entries of the reduced axes."""
     x = call.args[0] if call.args else call.kwargs["input"]
     found = reduced_axes(call, x)
-    mask.mixes |= found is not None and x.dim() > 1 and 0 in found[0]
     read = x
     for axis in found[0] if found else ():
         keep = mask.kept(call, x, axis)

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from .stored import same_values
 from .train_step import Step, compared, failure, finite_size, has_backward, masked_step
 from .unfold import exact
 
+Taken = TypeVar("Taken")
 TOLERANCE = 1e-8  # of the largest value of what is compared
 
 
@@ -181,12 +182,16 @@ def worst_of(proofs: Sequence[Proof]) -> Proof:
 def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> float:
     """The difference of the outputs in eval mode alone, in float64."""
     dense = unwrapped(dense)
-    with same_draws(dense), default_dtype(torch.float64):
-        wide, narrow, sample = as_double(dense), as_double(small), doubled(fresh(example))
+
+    def gap(sample: Any) -> float:
+        wide, narrow = as_double(dense), as_double(small)
         exact(small, dense, narrow, plan)
         tracer, _ = masked_tracer(wide, plan, double=True)
         reference = ran(wide, lambda: run(tracer, wide, sample), training=False)
         return compared(reference, ran(narrow, lambda: neutral_run(narrow, sample, True), training=False), "outputs")
+
+    with same_draws(dense), default_dtype(torch.float64):
+        return taken_double(fresh(example), gap)
 
 
 def doubled(example: Any) -> Any:
@@ -234,17 +239,29 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
     )
 
 
-def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
-    """The example in double precision, and what the masked network makes of it; all but one of its tensors where the
-    model wants that one in its own dtype, as some want their targets."""
+def taken_double(example: Any, call: Callable[[Any], Taken]) -> Taken:
+    """What a call makes of the example in double precision; of all but one of its tensors where the model wants that
+    one in its own dtype, as some want their targets. Raises ExampleError."""
     refused: ExampleError | None = None
     for sample in (doubled(example), *nearly_doubled(example)):
         try:
-            return sample, masked_side(as_double(dense), plan, sample, notes)
+            return call(sample)
         except ExampleError as error:
-            refused = refused or error
+            refused = refused or error.with_traceback(None)  # which would keep the networks of this attempt
     assert refused is not None
     raise refused
+
+
+def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
+    """The example as the masked network takes it, and what that makes of it."""
+
+    def made(sample: Any) -> tuple[Any, MaskedSide, list[str]]:
+        own = list[str]()
+        return sample, masked_side(as_double(dense), plan, sample, own), own
+
+    sample, side, said = taken_double(example, made)
+    notes += said
+    return sample, side
 
 
 def nearly_doubled(example: Any) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from .unfold import kept_entries, unfolded
 BATCH = 4
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
 FILL = 1e4  # from here on a number may stand for infinity
+SAME = 1e-9  # two batches may be added up in another order
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
@@ -76,10 +77,14 @@ def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> S
     """One train step of the masked network: on the example's own first samples where more would say nothing (see
     `apart`), else at a batch of four where the example can be made one."""
     few = first_samples(sample)
-    if few is not None and samples_of(few) != {BATCH} and apart(wide, plan, few):
-        found = taken_step(wide, plan, sample, few, notes)
-        if found.largest:
-            return found
+    if few is not None and samples_of(few) != {BATCH} and apart(wide, few):
+        own, before = list[str](), {name: buffer.clone() for name, buffer in wide.named_buffers()}
+        with contextlib.suppress(ExampleError):
+            found = taken_step(wide, plan, sample, few, own)
+            if found.largest and not own:
+                return found
+        for name, buffer in wide.named_buffers():
+            buffer.copy_(before[name])
     return taken_step(wide, plan, sample, batched(sample), notes)
 
 
@@ -115,22 +120,52 @@ def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list
     return found
 
 
-def apart(wide: nn.Module, plan: Plan, batch: Any) -> bool:
-    """Whether a train forward neither normalises over samples nor draws at random: then each sample is computed by
-    itself, and a batch of them shows what one shows."""
-    if any(hasattr(module, "running_mean") for module in wide.modules()):
+def apart(model: nn.Module, few: Any) -> bool:
+    """Whether a batch shows no more than its samples do one by one: a train forward draws nothing at random, and what
+    it makes of them, and of its buffers, is the same with others beside them."""
+    if any(hasattr(module, "running_mean") for module in model.modules()):
         return False
-    tracer, masking = masked_tracer(wide, plan, double=True)
-    with as_found(wide), torch.no_grad():
-        for module in wide.modules():
-            module.training = True
-        seeded()
-        before = drawn(wide)
-        try:
-            run(tracer, wide, batch)
-        except ExampleError:
-            return False
-        return not masking.mixes and drawn(wide) == before
+    made = []
+    for batch in (few, beside_others(few)):
+        with as_found(model), torch.no_grad():
+            for module in model.modules():
+                module.training = True
+            seeded()
+            before = drawn(model)
+            try:
+                found = [t.clone() for t in outputs(neutral_run(model, batch, True))]
+            except Exception:  # what a model raises that takes no such batch, or none without targets
+                return False
+            if drawn(model) != before:
+                return False
+            made.append((found, [buffer.clone() for buffer in model.buffers()]))
+    (alone, left), (beside, also_left) = made
+    (count,) = samples_of(few)
+    return (
+        len(alone) == len(beside)
+        and all(
+            a.shape[:1] == (count,)
+            and b.shape == (4 * count, *a.shape[1:])
+            and difference(a, b[count : 2 * count]) < SAME
+            for a, b in zip(alone, beside, strict=True)
+        )
+        and all(torch.equal(a, b) for a, b in zip(left, also_left, strict=True))
+    )
+
+
+def beside_others(few: Any) -> Any:
+    """The samples between others, more behind them than before: with noise, or whole numbers in another order."""
+    noise = torch.Generator().manual_seed(0)
+
+    def other(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value.roll(1, -1) if value.dim() > 1 else value
+        size = value.detach().std(correction=0).item() or 1.0
+        return value + 0.3 * size * torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
+
+    return tree_map(
+        lambda v: torch.cat([other(v), v, other(v), other(v)]) if isinstance(v, Tensor) and v.dim() else v, few
+    )
 
 
 def has_backward(model: nn.Module, step: Step, sample: Any) -> bool:
