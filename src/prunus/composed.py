@@ -8,6 +8,7 @@ the second follow; such a plan applies like any other, but the masked network of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -147,7 +148,9 @@ def joined(first: Plan, second: Plan, kept: Kept, beside: Sequence[int], masks: 
     drops = {d.modules: d for d in first.dropped}
     for one in map(dropped, second.dropped):
         taken = {d.name for d in drops.values()}
-        drops.setdefault(one.modules, replace(one, name=f"{one.name} (2)") if one.name in taken else one)
+        others = (f"{one.name} ({n})" for n in itertools.count(2))
+        free = next(own for own in itertools.chain([one.name], others) if own not in taken)
+        drops.setdefault(one.modules, replace(one, name=free))
     links = [tuple(dict.fromkeys(place[g] for g in linked)) for linked in second.links if set(linked) <= place.keys()]
     return Plan(
         first.fingerprint,

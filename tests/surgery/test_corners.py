@@ -171,6 +171,15 @@ def test_a_model_of_one_sample_is_proven_in_eval_mode() -> None:
 
 
 # values ---------------------------------------------------------------------------------------------------------------
+def test_what_is_drawn_by_keyword_is_off_like_the_rest() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        y = F.dropout(input=s.a(x).relu(), p=0.5, training=s.training)
+        return s.h(pool(y * torch.bernoulli(input=y.new_full((len(y), 1, 1, 1), 0.5)) if s.training else y))
+
+    proof = proven(net(forward, a=conv(3, 8), h=head(8)), image()).proof
+    assert proof is not None and proof.notes == ()
+
+
 def test_minus_infinity_in_the_output_is_equal_to_itself() -> None:
     def forward(s: nn.Module, x: Tensor) -> Tensor:
         return s.h(pool(s.a(x).relu())).masked_fill(torch.arange(5) == 0, float("-inf"))

@@ -43,10 +43,11 @@ LOW = {torch.float32, torch.float16, torch.bfloat16}
 
 def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], double: bool) -> Any:
     """A call with dropout and stochastic depth off and, on float64 copies, without casts to a lower precision."""
-    if call in DROPOUT:
-        return args[0]
-    if call in SURVIVES:
-        return args[0].fill_(1) if call.__name__ == "bernoulli_" else torch.ones_like(args[0])
+    if call in DROPOUT or call in SURVIVES:
+        x = args[0] if args else kwargs["input"]
+        if call in DROPOUT:
+            return x
+        return x.fill_(1) if call.__name__ == "bernoulli_" else torch.ones_like(x)
     if call is F.scaled_dot_product_attention:
         args = args if len(args) <= DROPS else (*args[:DROPS], 0.0, *args[DROPS + 1 :])
         kwargs = kwargs | {"dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
