@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from .outline import Outline, outlined
 from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, to_budget
-from .state import unwrapped
+from .state import uncollected, unwrapped
 from .surgery import Proof, apply, replay, verify
 from .surgery.droppable import droppable
 from .surgery.stored import same_state
@@ -63,9 +64,10 @@ def checked(
     dense: nn.Module, plan: Plan, example: Any, check: bool, examples: Sequence[Any] = ()
 ) -> tuple[nn.Module, Proof | None, Outline | None]:
     """As `proven`, with the outline of the copy, where it has one."""
-    small = apply(dense, plan)
-    same_state(unwrapped(dense), small, plan)
-    outline = outlined(small, example)
+    with uncollected():
+        small = apply(dense, plan)
+        same_state(unwrapped(dense), small, plan)
+        outline = outlined(small, example)
     replay(small, plan, example, outline)
     for one in examples:
         replay(small, plan, one)
@@ -107,10 +109,12 @@ def trace(
     check_example(example)
     more = further(examples)
     outline = outlined(dense, example)
-    settled = settle(dense, example, names(pin), attention, outline, more)
-    for one in (example, *more):
-        settled = droppable(dense, one, settled)
-    return counted(settled, dense, example, outline)
+    with contextlib.nullcontext() if outline is None else uncollected():
+        settled = settle(dense, example, names(pin), attention, outline, more)
+        settled = droppable(dense, example, settled, outline)
+        for one in more:
+            settled = droppable(dense, one, settled)
+        return counted(settled, dense, example, outline)
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline | None = None) -> Coupling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import inspect
 import random
 from collections import OrderedDict
@@ -187,13 +188,26 @@ def copied_value(value: Any, memo: dict[int, Any]) -> Any:
 def same_draws(model: nn.Module) -> Iterator[None]:
     """Put back the random states of torch, Python and NumPy, whatever runs inside."""
     state, drawn = random.getstate(), np.random.get_state()
-    devices = {t.device for t in model.parameters() if t.device.type == "cuda"}
+    found = {t.device for _, m in modules_of(model) for t in m._parameters.values() if t is not None}
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with torch.random.fork_rng(devices=[device for device in found if device.type == "cuda"]):
             yield
     finally:
         random.setstate(state)
         np.random.set_state(drawn)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage in cycles: what is made inside are many small objects that stay, and with each search for
+    them go all objects of the process."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def seeded() -> None:

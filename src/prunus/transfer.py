@@ -96,8 +96,7 @@ def _entries(name: str, parameter: Tensor, state: dict[str, Any], cuts: Cuts) ->
     found = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            for axis, mask in cuts.get(name, {}).items():
-                value = gathered(value, axis, mask)
+            value = gathered(value, cuts.get(name, {}))
         elif isinstance(value, Tensor) and value.numel() > 1:
             raise InputError(
                 f"the optimizer keeps {key} of shape {tuple(value.shape)} for {name}, whose shape is "
@@ -145,6 +144,6 @@ def _table(table: MutableMapping[str, Tensor], small: Pruned | Loaded) -> None:
         tensor = table[name]
         for axis, factor in factors.get(name, {}).items():
             tensor = folded(tensor, axis, factor)
-        for axis, mask in cuts.get(name, {}).items():
-            tensor = renumbered(tensor, mask) if axis == VALUES else gathered(tensor, axis, mask)
-        table[name] = tensor
+        masks = dict(cuts.get(name, {}))
+        values = masks.pop(VALUES, None)
+        table[name] = gathered(tensor if values is None else renumbered(tensor, values), masks)

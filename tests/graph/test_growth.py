@@ -14,6 +14,7 @@ from zoo import image
 
 import prunus
 from prunus.cutting import cut, within
+from prunus.graph.modes import modes_asked
 from prunus.graph.record import Tracer
 from prunus.methods import Magnitude
 from prunus.methods.score import scores_of
@@ -67,8 +68,8 @@ def test_calls_do_not_grow_with_width() -> None:
 
 
 def test_forwards_that_a_cut_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the tracer: two to trace, two of the trial cut, one without the blocks, one replay. Values are computed in
-    the one without the blocks alone."""
+    """Under the tracer: one to trace, one of the trial cut, one without the blocks, one replay; two to trace and two of
+    the trial where code asks for its mode. Values are computed in none."""
     made = []
     start = Tracer.__post_init__
 
@@ -78,10 +79,55 @@ def test_forwards_that_a_cut_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Tracer, "__post_init__", counted)
     pruned(ResNet(20).eval(), image())
-    assert made == [True, True, True, True, False, True]
+    assert made == [True] * 4
     made.clear()
     pruned(plain(8).eval(), image())
+    assert made == [True] * 3
+    made.clear()
+    pruned(Asking().eval(), image())
     assert made == [True] * 5
+
+
+class Asking(nn.Module):
+    """Another path in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3), nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y + self.c(x) if self.training else y).mean((2, 3))
+
+
+def test_what_train_mode_alone_couples_is_seen() -> None:
+    (group,) = prunus.trace(Asking().eval(), image()).groups
+    assert {member.tensor for member in group.members} >= {"a.weight", "c.weight"}
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """As timm's, with a forward of its own that asks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.training else x * 1)
+
+
+@pytest.mark.parametrize(("kind", "asks"), [(nn.BatchNorm2d, False), (OwnNorm, True)])
+def test_who_asks_for_its_mode(kind: type[nn.Module], asks: bool) -> None:
+    """Torch's own norms do the same to channels in both modes; of any other code that asks nothing is known. Afterwards
+    a mode is a plain attribute again."""
+    norm = kind(3)
+    with modes_asked() as kinds:
+        assert norm.training
+        norm.eval()
+        norm(image())
+        with modes_asked():
+            pass
+        assert not norm.training
+    assert kinds == ({kind} if asks else set())
+    assert vars(norm)["training"] is False and not hasattr(nn.Module, "training")
+    with pytest.raises(AttributeError), modes_asked():
+        nn.Module.__new__(nn.Module).training  # noqa: B018
 
 
 class Reading(nn.Module):

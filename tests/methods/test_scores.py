@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.errors import InputError, ModelError, UnknownName
 from prunus.methods import METHODS, Magnitude, Random, Slimming, Uniform, method_of
+from prunus.methods import score as score_module
 
 EXAMPLE = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -252,3 +253,17 @@ def test_a_convolution_of_one_input_channel_is_not_depthwise() -> None:
     small = prunus.prune(model, torch.randn(1, 1, 8, 8), "channels=50%", "uniform")
     assert small.rows() == [("0", 8, 4), ("2", 4, 2)]
     assert small.proof is not None and small.proof.holds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("at_once", [1, 7, 2**18])
+def test_large_tensors_are_measured_row_by_row(dtype: torch.dtype, at_once: int, monkeypatch: Any) -> None:
+    """However many entries are looked at together; and where no copy is needed for the precision, one is made."""
+    monkeypatch.setattr(score_module, "AT_ONCE", at_once)
+    tensor = torch.randn(6, 4, 3, 3, dtype=dtype)
+    was = tensor.clone()
+    for axis, others in ((0, (1, 2, 3)), (1, (0, 2, 3))):
+        found = score_module.measured(tensor.movedim(axis, 0), lambda rows: rows.square_().sum(dim=1))
+        assert np.allclose(found, was.double().square().sum(others).numpy(), rtol=1e-14)
+    assert torch.equal(tensor, was)
+    assert score_module.measured(tensor[:0], lambda rows: rows.sum(dim=1)).shape == (0,)

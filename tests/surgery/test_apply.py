@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from zoo import chain, conv, head, image, lively, net, pool, residual, tokens
 
 import prunus
 from prunus.errors import PlanError, UnknownName
 from prunus.models import resnet20
+from prunus.surgery.cut import gathered
 
 
 def cut(model: nn.Module, target: str = "channels=50%", example: object = None) -> prunus.Pruned:
@@ -226,3 +231,32 @@ def test_files_that_are_no_plan(text: str, message: str, tmp_path: Path) -> None
         prunus.Plan.load(path)
     with pytest.raises(PlanError, match="cannot read"):
         prunus.Plan.load(tmp_path / "none.json")
+
+
+# what is gathered ----------------------------------------------------------------------------------------------------
+INNER = ((), (1,), (9,), (2, 2), (3, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_kept_entries_are_those_of_the_masks(data: st.DataObject) -> None:
+    """In one pass or axis by axis, in runs or not, whatever the layout and the dtype."""
+    run = data.draw(st.sampled_from([1, 3]))
+    shape = (data.draw(st.integers(1, 5)), run * data.draw(st.integers(1, 5)), *data.draw(st.sampled_from(INNER)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int64]))
+    tensor = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
+    if data.draw(st.booleans()) and tensor.dim() == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    masks = {}
+    for axis in data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)):
+        each = run if axis == 1 else 1
+        kept = data.draw(st.lists(st.booleans(), min_size=shape[axis] // each, max_size=shape[axis] // each))
+        masks[axis] = np.repeat(np.array(kept, bool), each)
+    want = tensor.float().numpy()
+    for axis, mask in masks.items():
+        want = np.compress(mask, want, axis)
+    cut = gathered(tensor, masks)
+    assert cut.dtype == dtype and cut.float().numpy().tolist() == want.tolist()
+    assert gathered(tensor.to("meta"), masks).shape == cut.shape
+    if cut.numel() and tensor.dim() == 4 and not tensor.is_contiguous():
+        assert cut.is_contiguous(memory_format=torch.channels_last)

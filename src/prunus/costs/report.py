@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
+from prunus.state import modules_of, tensors_of
 
 __all__ = ["Cost", "human", "weigh"]
 
@@ -96,11 +97,12 @@ class Weights:
 
 def weigh(model: nn.Module) -> Weights:
     """Count parameters and bytes. ModelError where a lazy module has no shape yet."""
-    for name, parameter in model.named_parameters():
+    named = tensors_of(model, buffers=False)
+    for name, parameter in named.items():
         if nn.parameter.is_lazy(parameter):
             raise ModelError(f"{name} has no shape yet: run the model once before it is counted")
-    params = list(_once(model.parameters()))
-    layers = (m for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
+    params = list(_once(named.values()))
+    layers = (m for _, m in modules_of(model) if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
     return Weights(
         params=sum(p.numel() for p in params),
         nonzero=sum(p.numel() if p.is_meta else int(torch.count_nonzero(p)) for p in params),

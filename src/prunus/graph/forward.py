@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 
 from ..errors import ExampleError, ModelError, PrunusError
 from ..outline import shape_of
-from ..state import call_model, example_tensors, fresh, uncheckpointed
+from ..state import call_model, example_tensors, fresh, modules_of, uncheckpointed
 from .record import Call, Tracer, op_name
 
 BATCH_NORM_TRAINING = 5
@@ -76,7 +76,7 @@ def run(tracer: Tracer, model: nn.Module, example: Any) -> Any:
 
 def traceable(model: nn.Module) -> nn.Module:
     """The model itself; what cannot be traced is refused by name with a ModelError."""
-    for path, module in model.named_modules():
+    for path, module in modules_of(model):
         kind = type(module).__name__
         where = f"{path or 'the model'} is a {kind}"
         if isinstance(module, torch.jit.ScriptModule):

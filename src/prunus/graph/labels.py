@@ -45,6 +45,9 @@ def compress(plane: Tensor) -> Tensor:
     if not plane.numel():
         return plane
     axes = varying(plane)
+    if len(axes) == 1:
+        line = vector(plane, axes[0]).numpy()
+        return plane if line[0] != line[-1] or (line != line[0]).any() else plane.narrow(axes[0], 0, 1).expand_as(plane)
     shape, small = plane.shape, spelled(plane, axes)
     for axis in axes:
         first = small.narrow(axis, 0, 1)
@@ -207,10 +210,10 @@ class Book:
             return
         if a.dim() > 1 or a.shape != b.shape:
             a, b = paired(compress(a), compress(b))
-        both = (a | b) >= 0
-        if bool(both.all()):
+        if (a.numpy() | b.numpy()).min(initial=0) >= 0:
             self.edges.append((a, b))
             return
+        both = (a | b) >= 0
         self.edges.append((a[both], b[both]))
         for one, other in ((a, b), (b, a)):
             stuck = (one >= 0) & (other < 0)

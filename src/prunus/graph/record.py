@@ -94,14 +94,19 @@ class Entered:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Shapes in and out of a module's last call, and the ids of its output along its channel axis. `items`: how many
-    values it returned, the output first; 0 for the output alone."""
+    """Shapes in and out of a module's last call, and the label of its output. `items`: how many values it returned, the
+    output first; 0 for the output alone."""
 
     taken: tuple[int, ...]
     shape: tuple[int, ...]
-    axis: int
-    ids: Tensor | None
+    label: Label
     items: int = 0
+
+    def channels(self) -> tuple[int, Tensor | None]:
+        """The channel axis of the output, and the ids along it; none where it has several or none."""
+        planes = [p for p in self.label.planes if len(varying(p)) == 1]
+        axis = varying(planes[0])[0] if planes else 0
+        return axis, vector(planes[0], axis) if planes else None
 
 
 class ByIdentity(MutableMapping[Tensor, Any]):
@@ -343,10 +348,7 @@ class Tracer(TorchFunctionMode):
             out = out[0] if items else out
             if isinstance(out, Tensor) and taken is not None and not isinstance(self.book, Check):
                 with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-                    planes = [p for p in self.label(out).planes if len(varying(p)) == 1]
-                    axis = varying(planes[0])[0] if planes else 0
-                    ids = vector(planes[0], axis).clone() if planes else None
-                    self.made[path] = Made(tuple(taken.shape), tuple(out.shape), axis, ids, items)
+                    self.made[path] = Made(tuple(taken.shape), tuple(out.shape), self.label(out), items)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Tracer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..outline import Outline
-from ..state import as_found, example_tensors, modules_of, seeded, unwrapped
+from ..state import as_found, example_tensors, modules_of, seeded, tensors_of, unwrapped
 from .assemble import assemble
 from .coupling import VALUES, Coupling, Group, solve
 from .forward import outputs, run, shapes_alone, stored_statistics, traceable
 from .labels import Book
+from .modes import modes_asked
 from .record import Op, Tracer
 from .residual import Residual, residuals
 from .rules import table
@@ -40,7 +42,7 @@ class Traced:
     residuals: tuple[Residual, ...]
     unknown: tuple[str, ...]
     samples: int
-    passes: tuple[Pass, ...]  # in eval and in train mode, of the example and then of each further one
+    passes: tuple[Pass, ...]  # in eval and in train mode (one, where no code asks), of the example and each further one
     sites: tuple[Site, ...] = ()  # splits of a channel axis
     outline: Outline | None = None  # what was run in place of the model
 
@@ -90,18 +92,23 @@ def observe(
     found: tuple[Residual, ...] = ()
     passes: list[Pass] = []
     sites: list[Site] = []
-    with as_found(one, values=outline is None), telling(one), torch.no_grad():
+    hollow = outline is not None
+    asked = set[type]()  # for the mode, in eval mode
+    with as_found(one, values=not hollow), telling(one), torch.no_grad():
         for training in (False, True):
+            if training and hollow and not asked:
+                passes += passes
+                break
             book.forward = int(training)
-            hollow = outline is not None
             tracer = Tracer(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
-            out, recorded = passed(tracer, one, sample, training)
+            with modes_asked() if hollow else contextlib.nullcontext(asked) as asked:
+                out, recorded = passed(tracer, one, sample, training)
             passes.append(recorded)
             unknown |= tracer.unknown
             sites += tracer.sites
             if not training:
                 made = {op for t in outputs(out) if (op := tracer.label(t).op) is not None}
-                sizes = {name: p.numel() for name, p in model.named_parameters(remove_duplicate=False)}
+                sizes = {name: p.numel() for name, p in tensors_of(model, buffers=False).items()}
                 every = residuals(tracer.ops, tracer.entered, made, sizes)
                 found = tuple(r for r in every if replaceable(r, tracer, book))
     hold(model, book, pin)
@@ -138,13 +145,14 @@ def replaceable(residual: Residual, tracer: Tracer, book: Book) -> bool:
             return False
         if path != residual.modules[-1] and made.shape == made.taken and not made.items:
             continue
-        if made.ids is None or len(made.taken) != len(made.shape):
+        axis, ids = made.channels()
+        if ids is None or len(made.taken) != len(made.shape):
             return False
-        pairs = [p for d, p in enumerate(zip(made.taken, made.shape, strict=True)) if d != made.axis]
+        pairs = [p for d, p in enumerate(zip(made.taken, made.shape, strict=True)) if d != axis]
         if any(b == 0 or -(-a // -(-a // b)) != b for a, b in pairs):
             return False
         ratio = ",".join(str(-(-a // b)) for a, b in pairs)
-        found.append((path, made.axis, f"{ratio};{made.items}", made.ids))
+        found.append((path, axis, f"{ratio};{made.items}", ids.clone()))
     for path, axis, role, ids in found:
         book.count("zero", path, axis, role, ids)
     return True

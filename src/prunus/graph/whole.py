@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..errors import UnknownName
+from ..state import modules_of, tensors_of
 from .coupling import layer
 from .labels import Book
 
 
 def hold(model: nn.Module, book: Book, pin: Sequence[str | nn.Module]) -> None:
     """Pin what the user asked to keep."""
-    paths = {id(m): path for path, m in model.named_modules()}
+    if not pin:
+        return
+    paths = {id(m): path for path, m in modules_of(model)}
     owners = sorted({axis.owner for axis in book.axes.values() if axis.kind == "tensor"})
     for wish in pin:
         if isinstance(wish, nn.Module) and id(wish) not in paths:
@@ -38,7 +41,7 @@ def shared_storage(model: nn.Module, book: Book) -> None:
     """Different tensors on one piece of memory cannot be cut apart: pin them."""
     held: dict[int, set[int]] = {}
     names: dict[int, set[str]] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in tensors_of(model).items():
         where = tensor.untyped_storage().data_ptr()
         if where:
             held.setdefault(where, set()).add(id(tensor))

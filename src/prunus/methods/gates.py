@@ -44,7 +44,7 @@ from ..select import Costs, steps_of, to_budget
 from ..target import Target
 from .attach import Attached
 from .nuclear import EPS
-from .reads import READS, WRITES, roles
+from .reads import roles
 from .score import Floats, per_channel, tensors_of
 
 Ints = npt.NDArray[np.int64]
@@ -96,11 +96,9 @@ class Gates:
 
     def score(self, model: nn.Module, coupling: Coupling, *, seed: int = 0) -> tuple[Floats, ...]:
         def squares(rows: Tensor) -> Tensor:
-            return rows.square().sum(dim=1)
+            return rows.square_().sum(dim=1)
 
-        tensors = tensors_of(model)
-        read, made = (per_channel(coupling, tensors, which, squares) for which in (READS, WRITES))
-        return tuple(r if roles(g) is READS else m for g, r, m in zip(coupling.groups, read, made, strict=True))
+        return per_channel(coupling, tensors_of(model), roles, squares)
 
     def search(self, model: nn.Module, coupling: Coupling, goal: Target, *, seed: int = 0) -> tuple[Ints, ...]:
         """The channels that something reads, where the goal allows these; else by the score."""

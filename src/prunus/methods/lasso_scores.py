@@ -31,15 +31,14 @@ TERMS: dict[Kind, Callable[[Tensor], Tensor]] = {
 
 def channel_scores(model: nn.Module, coupling: Coupling, kind: Kind, order: Sequence[str]) -> tuple[Floats, ...]:
     """One score a channel, over all its weights in the first role of `order` that its group has."""
-    tensors, roles = tensors_of(model), [first_role(group, order) for group in coupling.groups]
+    tensors = tensors_of(model)
 
-    def total(measure: Callable[[Tensor], Tensor]) -> list[Floats]:
-        found = {role: per_channel(coupling, tensors, frozenset({role}), measure) for role in dict.fromkeys(roles)}
-        return [found[role][g] for g, role in enumerate(roles)]
+    def total(measure: Callable[[Tensor], Tensor]) -> tuple[Floats, ...]:
+        return per_channel(coupling, tensors, lambda group: frozenset({first_role(group, order)}), measure)
 
     sums = total(lambda rows: TERMS[kind](rows).sum(dim=1))
     if not kind.startswith("mean"):
-        return tuple(sums)
+        return sums
     counts = total(lambda rows: torch.full((len(rows),), float(rows.shape[1]), dtype=torch.float64))
     return tuple(s / np.maximum(n, 1) for s, n in zip(sums, counts, strict=True))
 

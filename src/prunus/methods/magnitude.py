@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..graph.coupling import Coupling
+from ..graph.coupling import Coupling, Group
 from .score import Floats, per_channel, tensors_of
 
 MEMBERS = {"producers": frozenset({"out"}), "group": frozenset({"out", "scale", "in"})}
@@ -57,12 +57,14 @@ class Magnitude:
         counted = MEMBERS[self.members or ("producers" if shared else "group")]
 
         def norm(rows: Tensor) -> Tensor:
-            found = rows.abs().pow(self.p).sum(dim=1)
-            mean = found.mean()
-            return found / mean if divides and bool(mean > 0) else found
+            return (rows.abs_() if self.p == 1 else rows.square_()).sum(dim=1)
 
-        tensors = tensors_of(model)
-        scores = per_channel(coupling, tensors, counted, norm)
-        others = per_channel(coupling, tensors, counted | {"operand", "scale"}, norm)
-        made = [any(m.role == "out" for m in g.members) for g in coupling.groups]
-        return tuple(s if has else o for s, o, has in zip(scores, others, made, strict=True))
+        def over_mean(found: Floats) -> Floats:
+            mean = found.mean()
+            return found / mean if divides and mean > 0 else found
+
+        def roles(group: Group) -> frozenset[str]:
+            made = any(member.role == "out" for member in group.members)
+            return counted if made else counted | {"operand", "scale"}
+
+        return per_channel(coupling, tensors_of(model), roles, norm, over_mean)

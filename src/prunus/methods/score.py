@@ -179,37 +179,51 @@ def found_by(
     return found
 
 
+Roles = frozenset[str] | Callable[[Group], frozenset[str]]
+
+AT_ONCE = 2**18
+"""Entries of a tensor that are measured at once: few enough to stay in the cache, in double precision."""
+
+
 def per_channel(
     coupling: Coupling,
     tensors: Mapping[str, Tensor],
-    roles: frozenset[str],
+    roles: Roles,
     measure: Callable[[Tensor], Tensor],
+    layer: Callable[[Floats], Floats] | None = None,
 ) -> tuple[Floats, ...]:
-    """Σ over the group's members in `roles` of `measure`, which maps a tensor (entries of the axis first) to one value
-    an entry.
+    """Σ over the group's members in `roles`, which may depend on the group, of `measure`.
+
+    It maps float64 rows, one an entry of the axis, to one new value a row, each by itself, and may write to the rows.
+    `layer` is then given the values of all entries of the axis.
     """
     known: dict[tuple[str, int], Floats] = {}
 
     def values(member: Member) -> Floats:
         key = (member.tensor, member.axis)
         if key not in known:
-            rows = (
-                tensors[member.tensor]
-                .detach()
-                .movedim(member.axis, 0)
-                .flatten(1 if tensors[member.tensor].dim() > 1 else 0)
-            )
-            known[key] = measure(rows.double().reshape(rows.shape[0], -1)).cpu().numpy()
+            found = measured(tensors[member.tensor].detach().movedim(member.axis, 0), measure)
+            known[key] = found if layer is None else layer(found)
         return known[key]
 
     def total(group: Group) -> Floats:
         score = np.zeros(group.width)
+        counted = roles(group) if callable(roles) else roles
         for member in group.members:
-            if member.role in roles:
+            if member.role in counted:
                 score += values(member)[member.positions].sum(axis=1)
         return score
 
     return tuple(total(group) for group in coupling.groups)
+
+
+def measured(rows: Tensor, measure: Callable[[Tensor], Tensor]) -> Floats:
+    """One value a row, some rows at a time, in one piece of memory."""
+    each = max(1, AT_ONCE * len(rows) // max(1, rows.numel()))
+    rows = rows[:, None] if rows.dim() == 1 else rows
+    held = rows.new_empty((min(each, len(rows)), *rows.shape[1:]), dtype=torch.float64)
+    found = [measure(held[: len(some)].copy_(some).flatten(1)) for some in rows.split(each)]
+    return torch.cat(found).cpu().numpy()
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

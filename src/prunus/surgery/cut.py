@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ from ..graph.coupling import VALUES, Form
 from ..models.dropped import Blank, Passed, Zero
 from ..plan import Dropped, Plan, check_links
 from ..state import copied, modules_of, tensors_of, unwrapped
+
+Bools = npt.NDArray[np.bool_]
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -36,19 +40,20 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     for branch in plan.dropped:
         drop(small, branch, plan.widths)
     tensors = tensors_of(small)
-    masks = plan.masks()
     for (name, axis), factor in plan.factors().items():
         if name in tensors:
             tensors[name].data = folded(tensors[name].detach(), axis, factor)
-    for (name, axis), mask in masks.items():
+    kept: dict[str, dict[int, Bools]] = {}
+    for (name, axis), mask in plan.masks().items():
         if name in tensors and not mask.all():
-            tensor = tensors[name]
-            if axis == VALUES:
-                if tensor.is_floating_point():
-                    raise PlanError(f"the plan renumbers {name}, which holds no indices")
-                tensor.data = renumbered(tensor, mask)
+            if axis != VALUES:
+                kept.setdefault(name, {})[axis] = mask
+            elif tensors[name].is_floating_point():
+                raise PlanError(f"the plan renumbers {name}, which holds no indices")
             else:
-                tensor.data = gathered(tensor, axis, mask)
+                tensors[name].data = renumbered(tensors[name], mask)
+    for name, masks in kept.items():
+        tensors[name].data = gathered(tensors[name], masks)
     for parameter in small.parameters():
         parameter.grad = None
         if whole.get(id(parameter)) == parameter.data_ptr():
@@ -78,14 +83,54 @@ def folded(tensor: Tensor, axis: int, factor: np.ndarray[tuple[int], np.dtype[np
     return (tensor.double() * line).to(tensor.dtype)
 
 
-def gathered(tensor: Tensor, axis: int, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Tensor:
-    """Kept entries along an axis, in the memory format of the tensor."""
-    keep = torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
-    cut = tensor.detach().index_select(axis, keep)
+def gathered(tensor: Tensor, masks: Mapping[int, Bools]) -> Tensor:
+    """Kept entries along some axes, in the memory format of the tensor; the tensor itself where there are no masks."""
+    if not masks:
+        return tensor
+    tensor = tensor.detach()
+    if tensor.is_meta:
+        cut = tensor.new_empty([int(masks[d].sum()) if d in masks else n for d, n in enumerate(tensor.shape)])
+    elif type(tensor) is Tensor and tensor.is_contiguous():
+        cut = in_pieces(tensor, masks)
+    else:
+        cut = by_axis(tensor, masks)
     for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if tensor.dim() == rank and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
             return cut.contiguous(memory_format=layout)
     return cut.contiguous()
+
+
+def by_axis(tensor: Tensor, masks: Mapping[int, Bools]) -> Tensor:
+    """Kept entries, one axis after the other."""
+    for axis in sorted(masks):
+        keep = torch.from_numpy(np.flatnonzero(masks[axis])).to(tensor.device)
+        tensor = tensor.index_select(axis, keep)
+    return tensor
+
+
+PIECE = 8
+"""Neighbouring entries that are worth a copy of their own."""
+
+
+def in_pieces(tensor: Tensor, masks: Mapping[int, Bools]) -> Tensor:
+    """Kept entries of a contiguous tensor, along all axes in one pass over the pieces of memory that stay whole: what
+    lies behind the last of the axes and, where its entries stay in runs, as those of a flattened image do, runs."""
+    last = max(masks)
+    mask = masks[last]
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    run = int(np.gcd.reduce([mask.size, *edges.tolist()]))
+    piece = run * math.prod(tensor.shape[last + 1 :])
+    if piece < PIECE:
+        return by_axis(tensor, masks)
+    keep = {axis: np.flatnonzero(masks[axis]) for axis in masks}
+    sizes = [keep[d].size if d in keep else n for d, n in enumerate(tensor.shape)]
+    keep[last] = keep[last][::run] // run
+    found = np.zeros(1, np.int64)
+    for axis in range(last + 1):
+        length = tensor.shape[axis] // (run if axis == last else 1)
+        found = (found[:, None] * length + keep.get(axis, np.arange(length))).reshape(-1)
+    places = torch.from_numpy(found).to(tensor.device)
+    return tensor.reshape(-1, piece).index_select(0, places).reshape(sizes)
 
 
 def renumbered(index: Tensor, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Tensor:

@@ -225,12 +225,14 @@ def cuts(traced: Traced, coupling: Coupling, channels: Tensor) -> Iterator[froze
 def cut_trial(
     traced: Traced, coupling: Coupling, channels: Tensor, example: Any, cut: frozenset[int]
 ) -> Trouble | None:
-    """Cut some groups by one step and run the result: in both modes where all are cut, else in eval mode."""
+    """Cut some groups by one step and run the result: in both modes where all are cut and code asks for the mode, else
+    in eval mode."""
     plan = step_plan(coupling, cut)
     outline = traced.outline
     small = apply(traced.model if outline is None else outline.model, plan)
     sample = example if outline is None else outline.example
-    for training, dense in enumerate(traced.passes[: 2 if len(cut) == len(coupling.groups) else 1]):
+    both = len(cut) == len(coupling.groups) and traced.passes[1] is not traced.passes[0]
+    for training, dense in enumerate(traced.passes[: 1 + both]):
         found, tracer = trouble(small, plan, sample, bool(training), outline is not None, strict=outline is not None)
         if found:
             return replace(found, why=f"{WRITTEN}: {found.why}")

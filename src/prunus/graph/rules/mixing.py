@@ -3,6 +3,7 @@ result the ids of the other."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,16 +46,18 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
     for plane in call.tracer.label(weight).planes if weight in call.tracer.labels else ():
         if set(varying(plane)) & set(range(2, weight.dim())):
             book.pin(plane, "it runs along the kernel of a convolution")
-    positions = out.numel() // out.shape[channel] * weight[0, 0].numel()
+    positions = out.numel() // out.shape[channel] * math.prod(weight.shape[2:])
     depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
     if depthwise:
         book.unite(made.reshape(groups, -1), read.reshape(-1, 1))
         read_by = [made]
     else:
         slots = call.tracer.axis(weight, 1, "in")
-        book.unite(read.reshape(groups, -1), slots.reshape(1, -1))
         if groups > 1:
+            book.unite(read.reshape(groups, -1), slots.reshape(1, -1))
             book.evenly(made.reshape(groups, -1))
+        else:
+            book.unite(read, slots)
         read_by = [made, slots]
     attributes(call, weight, nn.modules.conv._ConvNd, read, made, depthwise)
     if not depthwise:
@@ -112,7 +115,7 @@ def transposed(call: Call, out: Tensor) -> list[Tensor]:
     channel, book = x.dim() - weight.dim() + 1, call.book
     read = call.tracer.read(x, channel)
     book.unite(read, call.tracer.axis(weight, 0, "in"))
-    positions = x.numel() // x.shape[channel] * weight[0, 0].numel()
+    positions = x.numel() // x.shape[channel] * math.prod(weight.shape[2:])
     depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
     if depthwise:
         made = read

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ...models.dropped import Zero
-from ..labels import ZERO, along, spread, varying
+from ..labels import ZERO, along, spelled, spread, varying
 from ..record import Call
 from ..splits import PROPORTIONAL, scaled
 
@@ -35,7 +35,7 @@ def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequ
             for k, seen in enumerate(result):
                 if axes & set(varying(seen)):
                     merged = True
-                    if bool((seen == ZERO).any()):
+                    if (spelled(seen).numpy() == ZERO).any():
                         result[k] = seen.where(seen != ZERO, plane)
             if not merged:
                 result.append(plane)
