@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,18 @@ def sgd(epochs: int, lr: float, weight_decay: float = 5e-4) -> Fit:
     """SGD with a cosine on batches of 128, cropped and mirrored."""
     augment = Augment(crop=4, flip=True)
     return Fit(epochs, 128, lr, momentum=0.9, weight_decay=weight_decay, schedule="cosine", augment=augment)
+
+
+def new_statistics(net: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """The network, its batch norms averaged anew over these batches; in eval mode."""
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    net.train()
+    with torch.no_grad():
+        for x in batches:
+            net(x.to(next(net.parameters()).device))
+    return net.eval()
 
 
 def told(training: Fit, names: Sequence[str], compile: bool) -> dict[str, Any]:

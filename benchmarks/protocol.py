@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from options import add_network, add_results, add_training, carried_out, numbers, parser_of, whole
 from pages import command, publish
-from pretrained import Start, sgd, start_of, told
+from pretrained import Start, new_statistics, sgd, start_of, told
 from protocol_rows import LONGER, Row, chosen
 from protocol_table import page_text
 from records import Record, alike, append, as_json, hardware, known, read, versions
@@ -191,14 +191,7 @@ def adapted(data: Iterable[Any], measure: Callable[[nn.Module], float]) -> Calla
     """A measure of networks whose batch norms first see some batches. It changes the network that it is given."""
 
     def measured(net: nn.Module) -> float:
-        for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative
-        net.train()
-        with torch.no_grad():
-            for x, _ in islice(data, ADAPTED):
-                net(x.to(next(net.parameters()).device))
-        return measure(net.eval())
+        return measure(new_statistics(net, (x for x, _ in islice(data, ADAPTED))))
 
     return measured
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -109,12 +108,11 @@ def trace(
     check_example(example)
     more = further(examples)
     outline = outlined(dense, example)
-    with contextlib.nullcontext() if outline is None else uncollected():
-        settled = settle(dense, example, names(pin), attention, outline, more)
-        settled = droppable(dense, example, settled, outline)
-        for one in more:
-            settled = droppable(dense, one, settled)
-        return counted(settled, dense, example, outline)
+    settled = settle(dense, example, names(pin), attention, outline, more)
+    settled = droppable(dense, example, settled, outline)
+    for one in more:
+        settled = droppable(dense, one, settled)
+    return counted(settled, dense, example, outline)
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline | None = None) -> Coupling:

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo import image
 
 import prunus
 from prunus.cutting import cut, within
-from prunus.graph.modes import modes_asked
+from prunus.graph.own import op
 from prunus.graph.record import Tracer
+from prunus.graph.trace import observe
+from prunus.graph.watch import read_inside
 from prunus.methods import Magnitude
 from prunus.methods.score import scores_of
 from prunus.models.resnet import ResNet
+from prunus.outline import outlined
 from prunus.target import Target
 
 
@@ -68,8 +72,8 @@ def test_calls_do_not_grow_with_width() -> None:
 
 
 def test_forwards_that_a_cut_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under the tracer: one to trace, one of the trial cut, one without the blocks, one replay; two to trace and two of
-    the trial where code asks for its mode. Values are computed in none."""
+    """Under the tracer: one to trace, one of the trial cut, one without the blocks, one replay; without a block and a
+    number that may be a width, two; where code asks for its mode, two to trace. Values are computed in none."""
     made = []
     start = Tracer.__post_init__
 
@@ -82,10 +86,10 @@ def test_forwards_that_a_cut_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == [True] * 4
     made.clear()
     pruned(plain(8).eval(), image())
-    assert made == [True] * 3
+    assert made == [True] * 2
     made.clear()
     pruned(Asking().eval(), image())
-    assert made == [True] * 5
+    assert made == [True] * 3
 
 
 class Asking(nn.Module):
@@ -117,16 +121,16 @@ def test_who_asks_for_its_mode(kind: type[nn.Module], asks: bool) -> None:
     """Torch's own norms do the same to channels in both modes; of any other code that asks nothing is known. Afterwards
     a mode is a plain attribute again."""
     norm = kind(3)
-    with modes_asked() as kinds:
+    with read_inside() as found:
         assert norm.training
         norm.eval()
         norm(image())
-        with modes_asked():
+        with read_inside():
             pass
         assert not norm.training
-    assert kinds == ({kind} if asks else set())
+    assert found == ({(kind, "training")} if asks else set())
     assert vars(norm)["training"] is False and not hasattr(nn.Module, "training")
-    with pytest.raises(AttributeError), modes_asked():
+    with pytest.raises(AttributeError), read_inside():
         nn.Module.__new__(nn.Module).training  # noqa: B018
 
 
@@ -183,3 +187,47 @@ def test_an_outline_refuses_what_the_model_refuses() -> None:
         assert outline is not None
         with pytest.raises((RuntimeError, ValueError)), torch.no_grad(), Shapes():
             outline.model(outline.example)
+
+
+class Read(nn.Module):
+    """Two convolutions, and between them what a forward does with widths."""
+
+    def __init__(self, between: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.n = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3), nn.BatchNorm2d(8)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self, self.a(x))).mean((2, 3))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "plain"),
+    [
+        (lambda s, y: s.n(y).relu(), True),
+        (lambda s, y: torch.cat([y, y], 1)[:, :8], False),
+        (lambda s, y: y * y, True),
+        (lambda s, y: y * 8, False),  # a number that may be a width
+        (lambda s, y: y if y.shape[1] == 8 else -y, False),
+        (lambda s, y: y if len(y[0]) == 8 else -y, False),
+        (lambda s, y: y if s.a.out_channels == 8 else -y, False),
+        (lambda s, y: y if s.n.num_features == 8 else -y, False),
+        (lambda s, y: y if s.b.weight.size(1) == 8 else -y, False),
+        (lambda s, y: y if y.dim() == 4 else -y, True),
+        (lambda s, y: y + y.new_zeros(8, 1, 1), False),
+        (lambda s, y: F.conv2d(y, s.b.weight.new_ones(8, 1, 1, 1), groups=8), False),
+        (lambda s, y: relu(y), False),  # of the user's own, whatever it is called
+    ],
+)
+def test_what_may_say_a_width_is_tried(between: Callable[[Any, Tensor], Tensor], plain: bool) -> None:
+    """A trial cut is spared where it could find nothing."""
+    model = Read(between).eval()
+    assert observe(model, image(), outline=outlined(model, image())).plain is plain
+    if plain:
+        small = prunus.prune(model, image(), "channels=50%")
+        assert small.coupling.widths == (8,) and small.proof is not None and small.proof.holds
+
+
+@op
+def relu(x: Tensor) -> Tensor:
+    return x.clamp(min=0)

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ..outline import Outline
-from ..state import as_found, example_tensors, modules_of, seeded, tensors_of, unwrapped
+from ..state import as_found, example_tensors, modules_of, seeded, tensors_of, uncollected, unwrapped
 from .assemble import assemble
 from .coupling import VALUES, Coupling, Group, solve
 from .forward import outputs, run, shapes_alone, stored_statistics, traceable
 from .labels import Book
-from .modes import modes_asked
+from .plain import Plainly
 from .record import Op, Tracer
 from .residual import Residual, residuals
 from .rules import table
 from .splits import Site, Splits
 from .told import telling
+from .watch import MODE, Reads, read_inside
 from .whole import hold, shared_storage
 
 
@@ -45,6 +46,7 @@ class Traced:
     passes: tuple[Pass, ...]  # in eval and in train mode (one, where no code asks), of the example and each further one
     sites: tuple[Site, ...] = ()  # splits of a channel axis
     outline: Outline | None = None  # what was run in place of the model
+    plain: bool = False  # no width was said by a number, nor could have been
 
     def pin(self, group: Group, why: str) -> None:
         """Keep a group of an earlier solution whole."""
@@ -52,6 +54,7 @@ class Traced:
             if m.axis != VALUES:
                 self.book.pin(self.book.axes["tensor", m.tensor, m.axis].ids[torch.from_numpy(m.positions)], why)
 
+    @uncollected()
     def coupling(self) -> Coupling:
         solved, blocks = solve(self.book)
         return assemble(self, solved, blocks)
@@ -68,6 +71,7 @@ class Traced:
         return found
 
 
+@uncollected()
 def observe(
     model: nn.Module,
     example: Any,
@@ -93,16 +97,19 @@ def observe(
     passes: list[Pass] = []
     sites: list[Site] = []
     hollow = outline is not None
-    asked = set[type]()  # for the mode, in eval mode
+    reads: Reads = set()
+    plain = hollow
     with as_found(one, values=not hollow), telling(one), torch.no_grad():
         for training in (False, True):
-            if training and hollow and not asked:
+            if training and hollow and MODE not in {name for _, name in reads}:
                 passes += passes
                 break
             book.forward = int(training)
-            tracer = Tracer(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
-            with modes_asked() if hollow else contextlib.nullcontext(asked) as asked:
+            tracer = Plainly(one, book, table(), execute, splits or Splits(), strict=hollow, outline=hollow)
+            with read_inside() if hollow else contextlib.nullcontext(reads) as found_read:
                 out, recorded = passed(tracer, one, sample, training)
+            reads |= found_read
+            plain &= tracer.plain and not tracer.unknown
             passes.append(recorded)
             unknown |= tracer.unknown
             sites += tracer.sites
@@ -114,7 +121,8 @@ def observe(
     hold(model, book, pin)
     shared_storage(model, book)
     samples = inputs[0].shape[0] if inputs[0].dim() else 1
-    return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites), outline)
+    plain &= all(name == MODE for _, name in reads)
+    return Traced(model, book, found, tuple(unknown), samples, tuple(passes), tuple(sites), outline, plain)
 
 
 def passed(tracer: Tracer, model: nn.Module, example: Any, training: bool) -> tuple[Any, Pass]:

@@ -67,8 +67,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine. seconds: for a pair of networks at most; a pair is finished sooner where the 95 % interval of its
-    ratio is within `within` of its median to both sides, or after `turns`."""
+    """This machine. seconds and turns: of a pair of networks at most; a pair is finished sooner where the 95 % interval
+    of its ratio is within `within` of its median to both sides, and takes up to `patience` times as long where it is
+    not within `coarse`: the machine is busy then."""
 
     runtime: str
     threads: int
@@ -76,6 +77,8 @@ class Machine:
     seconds: float = 10.0
     within: float = 0.007
     turns: int = 200
+    coarse: float = 0.02
+    patience: float = 4.0
     clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
 
     def conditions(self) -> dict[str, Any]:
@@ -99,16 +102,16 @@ class Machine:
 
     def pair(self, dense: Call, pruned: Call) -> Sample:
         """Turns until the ratio is known well, or the time is over."""
-        end = self.clock() + self.seconds
-        part = self.seconds / 10
+        start, part = self.clock(), self.seconds / 10
         found = interleaved([dense, pruned], seconds=part, warm=part / 4, sync=self._sync(), clock=self.clock)
-        while self.clock() < end and len(found.seconds) < self.turns:
+        while True:
             ratio = found.ratio(1, 0)
-            if max(ratio.high - ratio.median, ratio.median - ratio.low) <= self.within * ratio.median:
-                break
+            off = max(ratio.high - ratio.median, ratio.median - ratio.low) / ratio.median
+            spent = max((self.clock() - start) / self.seconds, len(found.seconds) / self.turns)
+            if off <= self.within or spent >= (self.patience if off > self.coarse else 1.0):
+                return found
             more = interleaved([dense, pruned], seconds=part, warm=0.0, least=3, sync=self._sync(), clock=self.clock)
             found = Sample(np.concatenate([found.seconds, more.seconds]))
-        return found
 
     def _sync(self) -> Call | None:
         return torch.cuda.synchronize if torch.device(self.device).type == "cuda" else None

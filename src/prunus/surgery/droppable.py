@@ -22,7 +22,7 @@ from ..graph.record import SUMS, ByIdentity, Call, Tracer
 from ..graph.residual import Residual
 from ..outline import Outline
 from ..plan import plan_for
-from ..state import as_found, copied, modules_of, seeded, tensors_in, tensors_of
+from ..state import as_found, copied, modules_of, seeded, tensors_in, tensors_of, uncollected
 from .cut import drop
 
 MADE = frozenset("new_zeros zeros_like".split())
@@ -129,6 +129,7 @@ def kind_of(model: nn.Module, residual: Residual) -> tuple[type, int, int]:
     return type(model.get_submodule(residual.path)), residual.nth, residual.operand
 
 
+@uncollected()
 def passing(model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence[Residual], hollow: bool) -> set[str]:
     """Of blocks that are dropped together, the names of those whose sum was reached with a zero from the branch."""
     plan = plan_for(coupling, [range(width) for width in coupling.widths], [r.name for r in blocks])

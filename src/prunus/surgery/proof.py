@@ -21,7 +21,7 @@ from ..graph.record import Tracer
 from ..graph.rules import table
 from ..outline import Outline
 from ..plan import Plan
-from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, unwrapped
+from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
 from .masked import channel_ids, masked_tracer, neutral_run
 from .stored import same_values
 from .train_step import Step, compared, failure, finite_size, has_backward, masked_step
@@ -83,6 +83,7 @@ class Trouble:
     where: str | None = None  # the module in which it showed
 
 
+@uncollected()
 def trouble(
     small: nn.Module,
     plan: Plan,

@@ -1,0 +1,56 @@
+"""How long a pair of networks is timed: until the ratio is known, and for longer where the machine is busy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prunus.latency import Sample
+from prunus.latency.aimed import Asked, Trial, remarks
+from prunus.latency.machine import Machine
+from prunus.latency.pairs import Call
+
+
+class Clock:
+    """Time goes on in calls alone."""
+
+    def __init__(self, noise: float) -> None:
+        self.now, self.noise = 0.0, noise
+        self.draw = np.random.default_rng(0)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds: float) -> Call:
+        def call() -> None:
+            self.now += seconds * float(np.exp(self.noise * self.draw.standard_normal()))
+
+        return call
+
+
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.0, 0.35), (0.03, 0.2, 1.2), (0.9, 3.9, 4.5)])
+def test_a_busy_machine_is_given_time(noise: float, least: float, most: float) -> None:
+    """In times of `seconds`: quiet, a little noise, and half of the turns twice as long."""
+    clock = Clock(noise)
+    machine = Machine("eager", 1, seconds=10.0, turns=10_000, clock=clock)
+    found = machine.pair(clock.taking(0.1), clock.taking(0.06))
+    assert least < clock.now / 10.0 <= most
+    assert 0.4 < found.ratio(1, 0).median < 0.9
+
+
+def test_turns_are_limited_likewise() -> None:
+    clock = Clock(0.9)
+    found = Machine("eager", 1, seconds=1e6, turns=30, clock=clock).pair(clock.taking(100.0), clock.taking(60.0))
+    assert len(found.seconds) >= 120
+
+
+def test_a_wide_interval_is_told_of() -> None:
+    """Of a cut that is met by its median."""
+    rows = np.array([[1.0, 0.59]] * 11)
+    asked = Asked(0.6, 1.0, False)
+    trial = Trial([], 0.0, 0.0, Sample(rows), asked.value(Sample(rows)))
+    assert remarks(trial, asked, 1) == ()
+    (told,) = remarks(replace(trial, value=replace(trial.value, high=0.7)), asked, 1)
+    assert "reaches to 70.00 %" in told and "busy" in told
