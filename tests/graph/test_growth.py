@@ -110,26 +110,43 @@ def test_what_train_mode_alone_couples_is_seen() -> None:
 
 
 class OwnNorm(nn.BatchNorm2d):
-    """As timm's, with a forward of its own that asks."""
+    """With a forward of its own that asks."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.training else x * 1)
 
 
-@pytest.mark.parametrize(("kind", "asks"), [(nn.BatchNorm2d, False), (OwnNorm, True)])
-def test_who_asks_for_its_mode(kind: type[nn.Module], asks: bool) -> None:
-    """Torch's own norms do the same to channels in both modes; of any other code that asks nothing is known. Afterwards
-    a mode is a plain attribute again."""
-    norm = kind(3)
+class Around(nn.Module):
+    """Asks for the mode of a norm inside, or for nothing."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.n, self.c, self.asks = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.n(x if self.asks and self.n.training else x * 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("make", "asks"),
+    [
+        (lambda: nn.BatchNorm2d(3), False),
+        (lambda: OwnNorm(3), True),
+        (lambda: Around(asks=False), False),
+        (lambda: Around(asks=True), True),
+    ],
+)
+def test_who_asks_for_a_mode(make: Callable[[], nn.Module], asks: bool) -> None:
+    """Torch's own norms do the same to channels in both modes; of other code that asks, for whose mode it may be,
+    nothing is known. Afterwards a mode is a plain attribute again."""
+    module = make()
     with read_inside() as found:
-        assert norm.training
-        norm.eval()
-        norm(image())
+        module.eval()
         with read_inside():
             pass
-        assert not norm.training
-    assert found == ({(kind, "training")} if asks else set())
-    assert vars(norm)["training"] is False and not hasattr(nn.Module, "training")
+        module(image())
+    assert found == ({(__name__, "training")} if asks else set())
+    assert vars(module)["training"] is False and not hasattr(nn.Module, "training")
     with pytest.raises(AttributeError), read_inside():
         nn.Module.__new__(nn.Module).training  # noqa: B018
 
@@ -212,6 +229,7 @@ class Read(nn.Module):
         (lambda s, y: y if len(y[0]) == 8 else -y, False),
         (lambda s, y: y if s.a.out_channels == 8 else -y, False),
         (lambda s, y: y if s.n.num_features == 8 else -y, False),
+        (lambda s, y: y if s.a.groups == 1 else -y, False),
         (lambda s, y: y if s.b.weight.size(1) == 8 else -y, False),
         (lambda s, y: y if y.dim() == 4 else -y, True),
         (lambda s, y: y + y.new_zeros(8, 1, 1), False),

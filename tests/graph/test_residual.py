@@ -252,3 +252,18 @@ def test_a_projection_stays() -> None:
     model = CASES["pre-activation with a projection"].make()
     small = prunus.prune(model, image(), drop=["1"])
     assert sorted({n.split(".")[1] for n, _ in small.model.named_parameters() if n.startswith("1.")}) == ["n1", "short"]
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_zeros_that_are_written_to_are_zeros_no_more(view: bool) -> None:
+    """By a statement, or through a view."""
+
+    def written(s: nn.Module, y: Tensor) -> Tensor:
+        branch = s.a(y) * 1
+        if view:
+            branch.view(-1).add_(1)
+        else:
+            branch[0] = 1
+        return y + branch
+
+    assert not found(between(written, a=conv(8, 8))(), image()).blocks

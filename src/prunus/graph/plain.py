@@ -50,7 +50,7 @@ class Plainly(Tracer):
         if not tensors_in(out) or not (getattr(func, "__module__", None) or "torch").startswith("torch"):
             return False  # a number, or a function of the user's own
         if name in CONVOLUTIONS:
-            own = isinstance(module, nn.modules.conv._ConvNd)
+            own = isinstance(module, nn.modules.conv._ConvNd) and "forward" not in vars(module)
             return own and type(module).forward.__module__.startswith("torch.nn.modules.")
         if name == "layer_norm":
             return isinstance(module, nn.LayerNorm) and len(args) > 1 and args[1] is module.normalized_shape

@@ -1,11 +1,13 @@
 """What code reads of modules while it runs: their mode, and the widths that they remember.
 
-Where none asks for a mode, a forward in train mode is the one in eval mode. Norms and dropout of torch ask, and do the
-same to channels in both modes, as do stochastic depth and what timm joins of norm and activation.
+Where none asks for a mode, a forward in train mode is the one in eval mode. What counts is who reads: the norms and
+dropouts of torch ask for their own, and do the same to channels in both modes, as do stochastic depth and what timm
+joins of norm and activation; a module that asks for the mode of a norm inside it may do anything.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +16,27 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.dropout import _DropoutNd
 
 MODE = "training"
 WATCHED: tuple[tuple[Any, str], ...] = (
     (nn.Module, MODE),
     (_ConvNd, "in_channels"),
     (_ConvNd, "out_channels"),
+    (_ConvNd, "groups"),
     (nn.Linear, "in_features"),
     (nn.Linear, "out_features"),
     (_NormBase, "num_features"),
 )
-"""What a cut changes, and no forward of torch's own reads, but for the mode."""
-Reads = set[tuple[Any, str]]
+"""The mode, and what a cut changes."""
+ALIKE = frozenset(
+    """
+    torch.nn.modules.batchnorm torch.nn.modules.instancenorm torch.nn.modules.dropout torchvision.ops.stochastic_depth
+    timm.layers.drop timm.layers.norm_act
+    """.split()
+)
+"""Files of code that asks for a mode and treats channels alike in both."""
+Reads = set[tuple[str, str]]
+"""The module of the code that reads, and the attribute."""
 
 LOCK = threading.Lock()
 LISTENERS: list[Reads] = []
@@ -37,8 +47,9 @@ def shown(name: str) -> property:
     """An attribute of a module that tells who reads it."""
 
     def read(module: nn.Module) -> Any:
+        reader = sys._getframe(1).f_globals.get("__name__", "")
         for found in LISTENERS:
-            found.add((type(module), name))
+            found.add((reader, name))
         if name not in vars(module):
             raise AttributeError(f"{type(module).__name__} has no {name} yet")
         return vars(module)[name]
@@ -51,8 +62,7 @@ def shown(name: str) -> property:
 
 @contextmanager
 def read_inside() -> Iterator[Reads]:
-    """Which attributes of modules of which classes are read inside, the modes left out of those of which it is known
-    what they do with them."""
+    """Which attributes of modules are read inside by which code, without that of which it is known what it does."""
     found: Reads = set()
     with LOCK:
         if not LISTENERS:
@@ -67,13 +77,8 @@ def read_inside() -> Iterator[Reads]:
             if not LISTENERS:
                 for owner, name in WATCHED:
                     delattr(owner, name)
-        found -= {(kind, name) for kind, name in found if name == MODE and alike_in_both(kind)}
+        found -= {(reader, name) for reader, name in found if expected(reader, name)}
 
 
-OTHERS = frozenset({"torchvision.ops.stochastic_depth", "timm.layers.drop", "timm.layers.norm_act"})
-
-
-def alike_in_both(kind: Any) -> bool:
-    """Norms and dropouts whose forward is the library's own."""
-    written = kind.forward.__module__
-    return written in OTHERS or (issubclass(kind, (_NormBase, _DropoutNd)) and written.startswith("torch.nn.modules."))
+def expected(reader: str, name: str) -> bool:
+    return reader in ALIKE if name == MODE else reader.startswith("torch.nn.modules.")

@@ -62,9 +62,13 @@ class Sums:
         found = shapes_alone(call)
         if zero and isinstance(found, Tensor):
             self.empty[found] = True
-        elif any(t in self.empty for t in tensors_in((found, call.kwargs.get("out")))):
+        elif any(t in self.empty for t in tensors_in((found, call.kwargs.get("out"), self.assigned(call)))):
             self.empty = ByIdentity()  # written in place, and who knows of which tensors this is a view
         return found
+
+    def assigned(self, call: Call) -> Any:
+        """What a statement writes to, as `x[0] = y` does, and does not return."""
+        return call.args[0] if call.func.__name__ == "__setitem__" else None
 
     def stays_zero(self, call: Call) -> bool:
         """Whether a call on an outline gives zeros."""
