@@ -36,6 +36,7 @@ from prunus.engine.split import Split
 from prunus.errors import InputError
 from prunus.exporting import Int8
 from prunus.latency import interleaved
+from prunus.latency.runners import ort_session
 
 ROWS = ("dense", "pruned", "dense, int8", "pruned, int8")
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "pt2": ("torchao",)}
@@ -150,14 +151,9 @@ def some(data: Data, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 def timed(files: Sequence[Path], example: Tensor, options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of one image, and ratios to the dense float network with their intervals, by row."""
-    import onnxruntime
-
     calls = []
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = torch.get_num_threads(), 1
-    settings.log_severity_level = 3
     for file in [*files, files[0]]:  # the dense one twice: its ratio to itself is the noise
-        session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+        session = ort_session(str(file), torch.get_num_threads(), in_turns=True)
         given = {session.get_inputs()[0].name: example.numpy()}
         calls.append(lambda session=session, given=given: session.run(None, given))
     sample = interleaved(calls, seconds=options.seconds)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import prunus
 from prunus.errors import ExampleError, InputError, ModelError, UnknownName
-from prunus.latency import Bench
+from prunus.latency import RUNNERS, Bench
 from prunus.latency.layers import layers_of
 from prunus.latency.measure import Row
 from prunus.latency.memory import peak_bytes
@@ -138,6 +140,22 @@ def test_runtimes_of_exported_files(runtime: str) -> None:
     found = prunus.bench(net(32), X, net(8), runtimes=runtime, batches=2, threads=1, seconds=0.2)
     (timed,) = found.rows
     assert timed.ratio is not None and timed.ratio.median < 1 and runtime in found.versions
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_network_that_is_not_called_leaves_the_cores_alone(runtime: str) -> None:
+    """Threads that spin between calls would slow down the network whose turn is next."""
+    for name in ("onnx", "onnxscript", runtime):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    call = RUNNERS[runtime][0](net(64).eval(), X, 2)
+    spent = []
+    for _ in range(5):
+        call()
+        time.sleep(0.005)
+        start = time.process_time()
+        time.sleep(0.02)
+        spent.append(time.process_time() - start)
+    assert min(spent) < 0.005
 
 
 def test_a_runtime_is_named() -> None:

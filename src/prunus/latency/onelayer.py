@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
-from .runners import needed
+from .runners import needed, ort_session
 from .settings import DEPTHWISE, Setting
 
 Call = Callable[[], object]
@@ -109,11 +109,8 @@ def in_runtime(runtime: str, made: tuple[Any, dict[str, Any]], threads: int) -> 
     found, given = made
     whole = helper.make_model(found, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8).SerializeToString()
     if runtime == "onnxruntime":
-        ort = needed("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        session = ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
+        # Alone, and in a network its threads are still awake from the layer before.
+        session = ort_session(whole, threads, in_turns=False)
         return lambda: session.run(None, given)
     ov = needed("openvino")
     hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
