@@ -14,7 +14,7 @@ from zoo import conv, head, image, lively, net, pool
 import prunus
 from prunus.errors import ExampleError
 
-EVAL_ONLY = "the example cannot be made a batch of four: norms stayed in eval mode"
+EVAL_ONLY = "the example cannot be made a batch of several: norms stayed in eval mode"
 
 
 def proven(model: nn.Module, example: Any) -> prunus.Pruned:
@@ -116,6 +116,15 @@ def shallow(s: Any, x: Tensor) -> Tensor:
     return s.h(pool(s.a(x) + (survived(s.b(x), 0.01) if s.training else s.b(x))))
 
 
+def few_positions(s: Any, x: Tensor) -> Tensor:
+    return s.h(pool(s.n(F.adaptive_avg_pool2d(s.a(x), 2))))
+
+
+def normed_twice(s: Any, x: Tensor) -> Tensor:
+    y = s.n(s.a(x))
+    return s.h(pool(s.m(y) if s.training else y))
+
+
 def standardised(s: Any, x: Tensor) -> Tensor:
     y = s.a(x).relu()
     return s.h(pool(y / (1 + y.std(0, keepdim=True, correction=0))))
@@ -126,7 +135,10 @@ def standardised(s: Any, x: Tensor) -> Tensor:
     [
         (net(lambda s, x: s.h(pool(s.a(x).relu())), a=conv(3, 8), h=head(8)), 1),
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.GroupNorm(1, 8), h=head(8)), 1),
-        (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 4),
+        (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 1),
+        (net(few_positions, a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 2),
+        (net(lambda s, x: s.h(s.n(pool(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm1d(8), h=head(8)), 4),
+        (net(normed_twice, a=conv(3, 8), n=nn.BatchNorm2d(8), m=nn.BatchNorm2d(8), h=head(8)), 4),
         (net(shallow, a=conv(3, 8), b=conv(3, 8), h=head(8)), 1),
         (net(lambda s, x: s.h((y := pool(s.a(x))) + 0.1 * (y @ y.T).softmax(-1) @ y), a=conv(3, 8), h=head(8)), 4),
         (net(lambda s, x: s.h((y := pool(s.a(x))) + y.roll(1, 0)), a=conv(3, 8), h=head(8)), 4),
@@ -143,6 +155,9 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         "alone",
         "group norm",
         "batch norm",
+        "batch norm of four positions",
+        "batch norm of one position",
+        "batch norm in train mode alone",
         "stochastic depth",
         "likeness",
         "roll",
@@ -156,7 +171,7 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         "length over them",
     ],
 )
-def test_the_train_step_takes_four_samples_where_they_meet_or_are_drawn_for(model: nn.Module, samples: int) -> None:
+def test_how_many_samples_a_train_step_takes(model: nn.Module, samples: int) -> None:
     seen: list[int] = []
     model.register_forward_pre_hook(lambda m, args: seen.append(len(args[0])) if torch.is_grad_enabled() else None)
     proof = prunus.prune(model, image(), "macs=70%").proof

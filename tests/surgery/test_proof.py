@@ -192,7 +192,7 @@ def test_without_a_common_batch_axis_norms_stay_in_eval_and_the_proof_says_so() 
     model = net(lambda s, x, w: s.h(pool(s.n(s.a(x)) * w.sum())), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8))
     small = prunus.prune(model, (image(), image(5, 4)), target="channels=60%", method="random")
     assert small.proof is not None and small.proof.worst < 1e-12
-    assert small.proof.notes == ("the example cannot be made a batch of four: norms stayed in eval mode",)
+    assert small.proof.notes == ("the example cannot be made a batch of several: norms stayed in eval mode",)
 
 
 def test_the_float32_difference_is_reported_beside() -> None:

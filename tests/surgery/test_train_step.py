@@ -59,13 +59,14 @@ class Tied(nn.Module):
         return (self.weight * x).sum() + (self.weight * 10).sum() + self.table(torch.tensor([1])).sum()
 
 
-def test_gradients_are_handed_over_summed_and_dense_and_none_is_kept() -> None:
+def test_gradients_are_handed_over_summed_and_dense_and_nothing_is_kept() -> None:
     model, found = Tied(), dict[str, Tensor]()
     with taken(model, found.__setitem__):
         model(torch.tensor([1.0, -1.0])).backward()
     assert found["weight"].tolist() == [11.0, 9.0]
     assert found["table.weight"].tolist() == [[0, 0], [1, 1], [0, 0]]
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None and not p.numel() for p in model.parameters())
+    model.weight.data, model.table.weight.data = torch.ones(2), torch.ones(3, 2)
     model(torch.ones(2)).backward()  # no hook is left
     assert model.weight.grad is not None
     assert model.weight.grad.tolist() == [11.0, 11.0]

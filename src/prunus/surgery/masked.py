@@ -7,9 +7,10 @@ model; shares no code with the cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -124,6 +125,7 @@ class Masking:
     double: bool
     counted: bool = True  # evaluate counting ops over the kept entries; False: plain zeroing
     compacted: dict[str, None] = field(default_factory=dict)
+    normed: dict[str, int] = field(default_factory=dict)  # positions of a sample in each batch norm
     sums: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> Any:
@@ -193,8 +195,27 @@ class Masking:
 
 def sums_up(mask: Masking, call: Call) -> Any:
     """Convolution, linear, matmul: removed entries read as zero."""
+    weight = unread(mask, call)
+    rest = [mask.zeroed(call, a) for a in call.args[2 if weight is not None else 0 :]]
     kwargs = {k: mask.zeroed(call, v) for k, v in call.kwargs.items()}
-    return neutral(call.func, tuple(mask.zeroed(call, a) for a in call.args), kwargs, mask.double)
+    args = rest if weight is None else [call.args[0], weight, *rest]
+    return neutral(call.func, tuple(args), kwargs, mask.double)
+
+
+def unread(mask: Masking, call: Call) -> Tensor | None:
+    """The weight of a convolution or linear layer with zeros where it meets removed channels: what comes out is the
+    same, and a train step need not keep a copy of all that is read. None where that is no smaller."""
+    if call.func not in LAYERS or len(call.args) < 2 or call.args[1].numel() >= call.args[0].numel():
+        return None
+    x, weight = call.args[0], cast(Tensor, mask.zeroed(call, call.args[1]))
+    hidden, axis = mask.gone(call, x), x.dim() - weight.dim() + 1
+    if any(m.shape[axis] != m.numel() for m in hidden) or not math.isfinite(float(x.detach().abs().max())):
+        return None
+    groups = 1 if call.func is F.linear else call.get(6, "groups", 1)
+    for m in hidden:
+        lines = m.reshape(-1).expand(x.shape[axis]).reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+        weight = weight.masked_fill(lines.reshape(*lines.shape, *[1] * (weight.dim() - 2)), 0)
+    return weight
 
 
 def contracts(mask: Masking, call: Call) -> Any:
@@ -255,6 +276,7 @@ def over_groups(mask: Masking, call: Call) -> Any:
 def over_rest(mask: Masking, call: Call) -> Any:
     """Batch norm over the kept entries of all axes but the second."""
     whole = x = call.get(0, "input")
+    mask.normed[call.path] = min(mask.normed.get(call.path, whole.numel()), math.prod(whole.shape[2:]))
     undo = []
     for axis in [0, *range(2, whole.dim())] if call.get(1, "running_mean") is None else []:
         keep = mask.kept(call, whole, axis)
@@ -346,6 +368,7 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
 
 
 READS = reads()
+LAYERS = frozenset(functions(["conv1d", "conv2d", "conv3d", "linear"]))
 
 
 def masked_tracer(model: nn.Module, plan: Plan, *, double: bool, counted: bool = True) -> tuple[Tracer, Masking]:

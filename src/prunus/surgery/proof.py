@@ -22,9 +22,9 @@ from ..graph.rules import table
 from ..outline import Outline
 from ..plan import Plan
 from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
-from .masked import channel_ids, masked_tracer, neutral_run
+from .masked import Masking, channel_ids, masked_tracer, neutral_run
 from .stored import same_values
-from .train_step import Step, compared, failure, finite_size, has_backward, masked_step
+from .train_step import SAMPLES, Step, apart, compared, enough, failure, finite_size, has_backward, masked_step
 from .unfold import exact
 
 Taken = TypeVar("Taken")
@@ -150,8 +150,8 @@ def verify(
     """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
 
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout and stochastic
-    depth off, at least 4 samples where samples meet or something is drawn), with one backward, on the example and each
-    of the further `examples`; the worst differences count. Neither argument is changed. Raises ProofError above
+    depth off, at least two samples where samples meet or something is drawn), with one backward, on the example and
+    each of the further `examples`; the worst differences count. Neither argument is changed. Raises ProofError above
     `tolerance`, and where a tensor of `small` does not hold the kept entries.
     """
     dense = unwrapped(model)
@@ -185,10 +185,9 @@ def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> fl
     dense = unwrapped(dense)
 
     def gap(sample: Any) -> float:
-        wide, narrow = as_double(dense), as_double(small)
+        narrow = as_double(small)
         exact(small, dense, narrow, plan)
-        tracer, _ = masked_tracer(wide, plan, double=True)
-        reference = ran(wide, lambda: run(tracer, wide, sample), training=False)
+        reference, _ = masked_eval(as_double(dense), plan, sample)
         return compared(reference, ran(narrow, lambda: neutral_run(narrow, sample, True), training=False), "outputs")
 
     with same_draws(dense), default_dtype(torch.float64):
@@ -256,9 +255,11 @@ def taken_double(example: Any, call: Callable[[Any], Taken]) -> Taken:
 def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
     """The example as the masked network takes it, and what that makes of it."""
 
+    alone = apart(dense, example)
+
     def made(sample: Any) -> tuple[Any, MaskedSide, list[str]]:
         own = list[str]()
-        return sample, masked_side(as_double(dense), plan, sample, own), own
+        return sample, masked_side(dense, plan, sample, own, alone), own
 
     sample, side, said = taken_double(example, made)
     notes += said
@@ -275,15 +276,23 @@ def nearly_doubled(example: Any) -> Iterator[Any]:
 MaskedSide = tuple[list[Tensor], float, tuple[str, ...], Step]
 
 
-def masked_side(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> MaskedSide:
+def masked_side(dense: nn.Module, plan: Plan, sample: Any, notes: list[str], alone: bool) -> MaskedSide:
     """Of the masked network: outputs in eval mode, how far they are from those of the plainly zeroed one and because of
-    which modules, and one train step."""
-    tracer, masking = masked_tracer(wide, plan, double=True)
-    reference, shift = ran(wide, lambda: run(tracer, wide, sample), training=False), 0.0
+    which modules, and one train step. alone: whether samples meet in batch norms at most."""
+    copies = [as_double(dense)]
+    reference, masking = masked_eval(copies[0], plan, sample)
+    shift = 0.0
     if masking.compacted:
-        plain, _ = masked_tracer(wide, plan, double=True, counted=False)
-        shift = compared(reference, ran(wide, lambda: run(plain, wide, sample), training=False), "outputs")
-    return reference, shift, tuple(masking.compacted), masked_step(wide, plan, sample, notes)
+        shift = compared(reference, masked_eval(copies[0], plan, sample, counted=False)[0], "outputs")
+    count = enough(dense, masking.normed) if alone else SAMPLES[-1]
+    step = masked_step(lambda: copies.pop() if copies else as_double(dense), plan, sample, count, notes)
+    return reference, shift, tuple(masking.compacted), step
+
+
+def masked_eval(wide: nn.Module, plan: Plan, sample: Any, counted: bool = True) -> tuple[list[Tensor], Masking]:
+    """Outputs of a float64 copy as the masked network, in eval mode."""
+    tracer, masking = masked_tracer(wide, plan, double=True, counted=counted)
+    return ran(wide, lambda: run(tracer, wide, sample), training=False), masking
 
 
 def as_double(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,14 @@ from ..errors import ExampleError, ProofError
 from ..graph.coupling import VALUES
 from ..graph.forward import outputs, run
 from ..plan import Plan
-from ..state import as_found, drawn, example_tensors, seeded
+from ..state import as_found, drawn, example_tensors, modules_of, seeded
 from .masked import masked_tracer, neutral_run
 from .unfold import kept_entries, unfolded
 
-BATCH = 4
+SAMPLES, VALUES_NORMED = (1, 2, 4), 8
+"""How many samples a train step may take: the fewest of which a norm sees so many values of each channel."""
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
 FILL = 1e4  # from here on a number may stand for infinity
-SAME = 1e-9  # two batches may be added up in another order
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
@@ -73,23 +73,29 @@ class Step:
         return in_train, statistics, max([*gaps, relative(lone, self.largest)])
 
 
-def masked_step(wide: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> Step:
-    """One train step of the masked network: on the example's own first samples where more would say nothing (see
-    `apart`), else at a batch of four where the example can be made one."""
-    few = first_samples(sample)
-    if few is not None and samples_of(few) != {BATCH} and apart(wide, few):
-        own, before = list[str](), {name: buffer.clone() for name, buffer in wide.named_buffers()}
+def enough(model: nn.Module, normed: Mapping[str, int]) -> int:
+    """How many samples give every batch norm values enough, four where that is not known: two are normalised to ±1,
+    whatever they are, and pass on no gradient. normed: positions of a sample in each batch norm that ran."""
+    names = {*normed, *(name for name, module in modules_of(model) if hasattr(module, "running_mean"))}
+    fewest = min((normed.get(name, 0) for name in names), default=VALUES_NORMED)
+    return next((count for count in SAMPLES if count * fewest >= VALUES_NORMED), SAMPLES[-1])
+
+
+def masked_step(renew: Callable[[], nn.Module], plan: Plan, sample: Any, count: int, notes: list[str]) -> Step:
+    """One train step of the masked network, made from the float64 copy that `renew` gives: on the example's own first
+    samples if so many are enough and more would say nothing, else on a batch of four where it can be made one."""
+    if count != SAMPLES[-1]:
+        own = list[str]()
         with contextlib.suppress(ExampleError):
-            found = taken_step(wide, plan, sample, few, own)
+            found = taken_step(renew(), plan, sample, batched(sample, count), own)
             if found.largest and not own:
                 return found
-        for name, buffer in wide.named_buffers():
-            buffer.copy_(before[name])
-    return taken_step(wide, plan, sample, batched(sample), notes)
+    return taken_step(renew(), plan, sample, batched(sample, SAMPLES[-1]), notes)
 
 
 def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list[str]) -> Step:
-    """The train step on a batch, or on the sample with norms in eval mode where there is none or it does not go."""
+    """The train step on a batch, or on the sample with norms in eval mode where there is none or it does not go. The
+    network has no parameters afterwards."""
     masks = plan.masks()
     before = {name: buffer.clone() for name, buffer in wide.named_buffers()}
     found = Step(batch=batch)
@@ -105,7 +111,7 @@ def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list
             raise ExampleError("no batch axis")
         found.outputs = stepped(wide, lambda: run(tracer, wide, found.batch), True, notes, take)
     except ExampleError:  # an example without a batch axis, or a model that takes no other batch size
-        notes.append("the example cannot be made a batch of four: norms stayed in eval mode")
+        notes.append("the example cannot be made a batch of several: norms stayed in eval mode")
         for name, buffer in wide.named_buffers():
             buffer.copy_(before[name])
         found = Step()
@@ -120,41 +126,44 @@ def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list
     return found
 
 
-def apart(model: nn.Module, few: Any) -> bool:
-    """Whether a batch shows no more than its samples do one by one: a train forward draws nothing at random, and what
-    it makes of them, and of its buffers, is the same with others beside them."""
-    if any(hasattr(module, "running_mean") for module in model.modules()):
+def apart(model: nn.Module, example: Any) -> bool:
+    """Whether a batch shows no more than its samples do one by one, batch norms aside: a train forward draws nothing at
+    random, and what it makes of one, and of its buffers, is the same with others beside it."""
+    one = first_samples(example, 1)
+    if one is None:
         return False
     made = []
-    for batch in (few, beside_others(few)):
+    for batch in (one, beside_others(one)):
         with as_found(model), torch.no_grad():
             for module in model.modules():
-                module.training = True
+                module.training = not hasattr(module, "running_mean")
             seeded()
             before = drawn(model)
             try:
-                found = [t.clone() for t in outputs(neutral_run(model, batch, True))]
+                found = [t.clone() for t in outputs(neutral_run(model, batch, False))]
             except Exception:  # what a model raises that takes no such batch, or none without targets
                 return False
             if drawn(model) != before:
                 return False
             made.append((found, [buffer.clone() for buffer in model.buffers()]))
     (alone, left), (beside, also_left) = made
-    (count,) = samples_of(few)
     return (
         len(alone) == len(beside)
         and all(
-            a.shape[:1] == (count,)
-            and b.shape == (4 * count, *a.shape[1:])
-            and difference(a, b[count : 2 * count]) < SAME
+            a.shape[:1] == (1,) and b.shape == (4, *a.shape[1:]) and difference(a, b[1:2]) < rounding(a)
             for a, b in zip(alone, beside, strict=True)
         )
         and all(torch.equal(a, b) for a, b in zip(left, also_left, strict=True))
     )
 
 
-def beside_others(few: Any) -> Any:
-    """The samples between others, more behind them than before: with noise, or whole numbers in another order."""
+def rounding(tensor: Tensor) -> float:
+    """What two ways of adding up may differ by, relative to the largest."""
+    return torch.finfo(tensor.dtype).eps ** 0.5 if tensor.is_floating_point() else 1.0
+
+
+def beside_others(one: Any) -> Any:
+    """A sample between others, more behind it than before: with noise, or whole numbers in another order."""
     noise = torch.Generator().manual_seed(0)
 
     def other(value: Tensor) -> Tensor:
@@ -164,7 +173,7 @@ def beside_others(few: Any) -> Any:
         return value + 0.3 * size * torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
 
     return tree_map(
-        lambda v: torch.cat([other(v), v, other(v), other(v)]) if isinstance(v, Tensor) and v.dim() else v, few
+        lambda v: torch.cat([other(v), v, other(v), other(v)]) if isinstance(v, Tensor) and v.dim() else v, one
     )
 
 
@@ -185,16 +194,16 @@ def samples_of(example: Any) -> set[int]:
     return {t.shape[0] for t in example_tensors(example) if t.dim()}
 
 
-def first_samples(example: Any) -> Any:
-    """At most four samples of the example; None where it has no batch axis."""
+def first_samples(example: Any, count: int) -> Any:
+    """At most so many samples of the example; None where it has no batch axis."""
     if len(samples_of(example)) != 1 or max(t.dim() for t in example_tensors(example)) < 2:
         return None
-    return tree_map(lambda v: v[:BATCH] if isinstance(v, Tensor) and v.dim() else v, example)
+    return tree_map(lambda v: v[:count] if isinstance(v, Tensor) and v.dim() else v, example)
 
 
-def batched(example: Any) -> Any:
-    """The first samples of the example, repeated with noise up to a batch of four; None where it has no batch axis."""
-    few = first_samples(example)
+def batched(example: Any, count: int) -> Any:
+    """The first samples of the example, repeated with noise up to so many; None where it has no batch axis."""
+    few = first_samples(example, count)
     if few is None:
         return None
     noise = torch.Generator().manual_seed(0)
@@ -202,8 +211,8 @@ def batched(example: Any) -> Any:
     def widen(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.dim():
             return value
-        wide = value.repeat(-(-BATCH // value.shape[0]), *[1] * (value.dim() - 1))[:BATCH]
-        if value.is_floating_point() and value.shape[0] < BATCH:
+        wide = value.repeat(-(-count // value.shape[0]), *[1] * (value.dim() - 1))[:count]
+        if value.is_floating_point() and value.shape[0] < count:
             size = value.detach().std(correction=0).item() or 1.0
             extra = torch.randn(wide.shape, generator=noise, dtype=torch.float64).to(wide)
             extra[: value.shape[0]] = 0
@@ -245,12 +254,13 @@ def stepped(
 
 @contextlib.contextmanager
 def taken(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Hand each gradient over when it is ready, and keep none."""
+    """Hand each gradient over when it is ready, and keep neither it nor the parameter, which nothing else wants."""
 
     def hook(name: str) -> Callable[[Tensor], None]:
         def hand_over(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
             if gradient is not None:
+                parameter.data = parameter.new_empty(0)
                 take(name, gradient.to_dense() if gradient.is_sparse else gradient)
 
         return hand_over
