@@ -73,8 +73,8 @@ def smallest() -> list[str]:
     return found
 
 
-def build(kind: str, name: str) -> tuple[Any, Any]:
-    """The model and an example of a size that it takes."""
+def build(kind: str, name: str, side: int = SIDE) -> tuple[Any, Any]:
+    """The model and an example of a size that it takes. side: pixels of an image where the model takes any."""
     import torch
 
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
 
         model = timm.create_model(short, pretrained=False)
         channels, *usual = model.pretrained_cfg.get("input_size", (3, 224, 224))
-        small = torch.randn(1, channels, *(min(side, SIDE) for side in usual))
+        small = torch.randn(1, channels, *(min(one, side) for one in usual))
         return model, small if takes(model, small) else torch.randn(1, channels, *usual)
     import torchvision
 
@@ -100,8 +100,8 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
     if kind == "detection" and not short.startswith("ssd"):  # those of one size stay at it
         model.transform.min_size, model.transform.max_size = (160,), 320
     if kind == "video":
-        side = 112 if "resnet" in short or "mc3" in short or "r2plus1d" in short or "r3d" in short else 224
-        return model, torch.randn(1, 3, 16 if "mvit" in short or short == "s3d" else 8, side, side)
+        usual = 112 if "resnet" in short or "mc3" in short or "r2plus1d" in short or "r3d" in short else 224
+        return model, torch.randn(1, 3, 16 if "mvit" in short or short == "s3d" else 8, usual, usual)
     if kind == "detection":
         if short.startswith("keypoint"):
             target = {"keypoints": torch.rand(1, 17, 3) * 90 + 5}
@@ -110,7 +110,7 @@ def build(kind: str, name: str) -> tuple[Any, Any]:
         boxes = torch.tensor([[20.0, 20.0, 120.0, 120.0]])
         target |= {"boxes": boxes, "labels": torch.tensor([1])}
         return model, ([torch.rand(3, 160, 160)], [target])
-    side = {"inception_v3": 299, "maxvit_t": 224}.get(short) or getattr(model, "image_size", None) or SIDE
+    side = {"inception_v3": 299, "maxvit_t": 224}.get(short) or getattr(model, "image_size", None) or side
     return model, torch.randn(1, 3, side, side)
 
 

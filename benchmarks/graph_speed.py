@@ -10,8 +10,8 @@ machine does falls on both. Timed of Prunus: `trace`, magnitude scores, the choi
 with its replay, without the proof. Timed of Torch-Pruning, as it documents its use: the constructor of `BasePruner`
 with `GroupMagnitudeImportance(p=2)`, the classifier ignored, which traces the model, and one `step()`. It has no target
 in MACs: a first run at 30 % of the channels, which is not timed, gives the ratio that leaves about half. The result
-must run. Then Prunus prunes once with its proof, and the largest memory is taken of that, of one dense forward, and of
-one float64 train step of four images, which is what the proof compares.
+must run. Then Prunus prunes once with its proof, and the largest memory is taken of that and of one dense forward: as
+`model(x)` runs, which keeps what a backward needs, and without gradients.
 """
 
 from __future__ import annotations
@@ -133,32 +133,23 @@ def row(name: str, repeats: int) -> dict[str, Any]:
 
 
 def proven(model: Any, example: Any) -> dict[str, Any]:
-    """Seconds of a `prune` with its proof, and memory in bytes: the model with one forward, with a float64 train step
-    of four images, and with that prune."""
+    """Seconds of a `prune` with its proof, and memory in bytes: of the model with that prune, with one forward, and
+    with one forward without gradients."""
     import torch
 
     import prunus
+    from prunus.state import call_model
 
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    forward = memory_of(lambda: call_model(model, example))
     with torch.no_grad():
-        forward = memory_of(lambda: model(example))
+        bare = memory_of(lambda: call_model(model, example))
     start = time.perf_counter()
     pruning = memory_of(lambda: prunus.prune(model, example, "macs=50%"))
     found: dict[str, Any] = {"proven": time.perf_counter() - start}
-    if forward is not None and pruning is not None:
-        found |= {"forward_bytes": size + forward, "prune_bytes": size + pruning}
-        found["step_bytes"] = size + (memory_of(lambda: train_step(model, example)) or 0)
+    if forward is not None and bare is not None and pruning is not None:
+        found |= {"prune_bytes": size + pruning, "forward_bytes": size + forward, "bare_bytes": size + bare}
     return found
-
-
-def train_step(model: Any, example: Any) -> None:
-    """One float64 train step of a copy, on four images."""
-    import torch
-
-    wide = copy.deepcopy(model).double().train()
-    out = wide(torch.cat([example] * 4).double())
-    out = out if isinstance(out, torch.Tensor) else sum(out)  # with auxiliary heads
-    out.sum().backward()
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -238,20 +229,20 @@ def page(rows: Sequence[Record]) -> Iterator[str]:
     )
     yield ""
     stages = "forward | trace | select | cut"
-    yield f"| model | {stages} | Prunus | Torch-Pruning | ratio | with proof | memory | of a step |"
+    yield f"| model | {stages} | Prunus | Torch-Pruning | ratio | with proof | memory | without gradients |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for r in models:
         times = " | ".join(f"{r[key]:.2f}" for key in ("forward", "trace", "select", "cut", "seconds"))
         other = f"{r['tp_seconds']:.2f} | {r['ratio']:.2f}" if r["tp_failed"] is None else "fails | "
         memory = " | ".join(
-            f"{r['prune_bytes'] / r[key]:.1f}" if key in r else "" for key in ("forward_bytes", "step_bytes")
+            f"{r['prune_bytes'] / r[key]:.1f}" if key in r else "" for key in ("forward_bytes", "bare_bytes")
         )
         yield f"| {r['model']} | {times} | {other} | {r['proven']:.1f} | {memory} |"
     yield ""
     yield (
         "Seconds. *with proof*: one `prune` with its proof. *memory*: the most that it took, in times of what the "
-        "model and one forward take; *of a step*: in times of what one float64 train step of four images takes. The "
-        "proof compares such steps, one network after the other."
+        "model and one forward `model(x)` take; *without gradients*: in times of the model and a forward under "
+        "`no_grad`."
     )
     yield ""
     yield from verdicts(models)

@@ -25,7 +25,7 @@ class Halves(nn.Module):
 def row_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     import coverage
 
-    monkeypatch.setattr(coverage, "build", lambda kind, name: (model, torch.randn(1, 3, 12, 12)))
+    monkeypatch.setattr(coverage, "build", lambda kind, name, **how: (model, torch.randn(1, 3, 12, 12)))
     return coverage.row("classification", "own/model")
 
 
@@ -46,3 +46,20 @@ def test_a_row_and_its_place_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_model_that_is_refused_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     found = row_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), monkeypatch)
     assert found["status"] == "refused" and "nothing to prune" in found["why"]
+
+
+def test_what_a_proof_costs_is_held_to_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import coverage
+    import proof_cost
+
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr(coverage, "build", lambda kind, name, **how: (Halves(), torch.randn(1, 3, 12, 12)))
+    found = proof_cost.row("classification", "torchvision/own")
+    assert 0 < found["forward"] < found["proven"] and found["bare_bytes"] <= found["forward_bytes"]
+    quick = found | {"proven": 25 * found["forward"], "forward": 1.0, "prune_bytes": 4, "forward_bytes": 1}
+    assert proof_cost.over(quick) == []
+    assert proof_cost.over(quick | {"proven": 30.1, "prune_bytes": 5}) == ["time", "memory"]
+    assert proof_cost.over(quick | {"proven": 30.1, "forward": 2.0}) == []
+    refused = {"model": "torchvision/other", "refused": "no channels"}
+    text = "\n".join(proof_cost.page([quick | {"proven": 31.0}, refused]))
+    assert "forwards: own" in text and "memory: none" in text and "- other: no channels" in text
