@@ -116,6 +116,10 @@ def shallow(s: Any, x: Tensor) -> Tensor:
     return s.h(pool(s.a(x) + (survived(s.b(x), 0.01) if s.training else s.b(x))))
 
 
+def called_otherwise(s: Any, x: Tensor) -> Tensor:
+    return s.h(pool(F.batch_norm(s.a(x), s.n.running_mean, s.n.running_var, s.n.weight, s.n.bias)))
+
+
 def few_positions(s: Any, x: Tensor) -> Tensor:
     return s.h(pool(s.n(F.adaptive_avg_pool2d(s.a(x), 2))))
 
@@ -138,7 +142,8 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         (net(lambda s, x: s.h(pool(s.n(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 1),
         (net(few_positions, a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 2),
         (net(lambda s, x: s.h(s.n(pool(s.a(x)))), a=conv(3, 8), n=nn.BatchNorm1d(8), h=head(8)), 4),
-        (net(normed_twice, a=conv(3, 8), n=nn.BatchNorm2d(8), m=nn.BatchNorm2d(8), h=head(8)), 4),
+        (net(normed_twice, a=conv(3, 8), n=nn.BatchNorm2d(8), m=nn.BatchNorm2d(8), h=head(8)), 1),
+        (net(called_otherwise, a=conv(3, 8), n=nn.BatchNorm2d(8), h=head(8)), 4),
         (net(shallow, a=conv(3, 8), b=conv(3, 8), h=head(8)), 1),
         (net(lambda s, x: s.h((y := pool(s.a(x))) + 0.1 * (y @ y.T).softmax(-1) @ y), a=conv(3, 8), h=head(8)), 4),
         (net(lambda s, x: s.h((y := pool(s.a(x))) + y.roll(1, 0)), a=conv(3, 8), h=head(8)), 4),
@@ -158,6 +163,7 @@ def standardised(s: Any, x: Tensor) -> Tensor:
         "batch norm of four positions",
         "batch norm of one position",
         "batch norm in train mode alone",
+        "statistics of a norm that is not called",
         "stochastic depth",
         "likeness",
         "roll",

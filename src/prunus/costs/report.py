@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError
-from prunus.state import modules_of, tensors_of
+from prunus.state import modules_of, tensors_of, uncollected
 
 __all__ = ["Cost", "human", "weigh"]
 
@@ -95,6 +95,7 @@ class Weights:
     params_conv_linear: int
 
 
+@uncollected()
 def weigh(model: nn.Module) -> Weights:
     """Count parameters and bytes. ModelError where a lazy module has no shape yet."""
     named = tensors_of(model, buffers=False)

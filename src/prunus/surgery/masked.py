@@ -125,7 +125,6 @@ class Masking:
     double: bool
     counted: bool = True  # evaluate counting ops over the kept entries; False: plain zeroing
     compacted: dict[str, None] = field(default_factory=dict)
-    normed: dict[str, int] = field(default_factory=dict)  # positions of a sample in each batch norm
     sums: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, call: Call) -> Any:
@@ -276,7 +275,6 @@ def over_groups(mask: Masking, call: Call) -> Any:
 def over_rest(mask: Masking, call: Call) -> Any:
     """Batch norm over the kept entries of all axes but the second."""
     whole = x = call.get(0, "input")
-    mask.normed[call.path] = min(mask.normed.get(call.path, whole.numel()), math.prod(whole.shape[2:]))
     undo = []
     for axis in [0, *range(2, whole.dim())] if call.get(1, "running_mean") is None else []:
         keep = mask.kept(call, whole, axis)

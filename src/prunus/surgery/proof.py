@@ -24,7 +24,7 @@ from ..plan import Plan
 from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
 from .masked import Masking, channel_ids, masked_tracer, neutral_run
 from .stored import same_values
-from .train_step import SAMPLES, Step, apart, compared, enough, failure, finite_size, has_backward, masked_step
+from .train_step import Step, compared, enough, failure, finite_size, has_backward, masked_step
 from .unfold import exact
 
 Taken = TypeVar("Taken")
@@ -255,11 +255,11 @@ def taken_double(example: Any, call: Callable[[Any], Taken]) -> Taken:
 def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
     """The example as the masked network takes it, and what that makes of it."""
 
-    alone = apart(dense, example)
+    count = enough(dense, example)
 
     def made(sample: Any) -> tuple[Any, MaskedSide, list[str]]:
         own = list[str]()
-        return sample, masked_side(dense, plan, sample, own, alone), own
+        return sample, masked_side(dense, plan, sample, own, count), own
 
     sample, side, said = taken_double(example, made)
     notes += said
@@ -276,15 +276,14 @@ def nearly_doubled(example: Any) -> Iterator[Any]:
 MaskedSide = tuple[list[Tensor], float, tuple[str, ...], Step]
 
 
-def masked_side(dense: nn.Module, plan: Plan, sample: Any, notes: list[str], alone: bool) -> MaskedSide:
+def masked_side(dense: nn.Module, plan: Plan, sample: Any, notes: list[str], count: int) -> MaskedSide:
     """Of the masked network: outputs in eval mode, how far they are from those of the plainly zeroed one and because of
-    which modules, and one train step. alone: whether samples meet in batch norms at most."""
+    which modules, and one train step on so many samples."""
     copies = [as_double(dense)]
     reference, masking = masked_eval(copies[0], plan, sample)
     shift = 0.0
     if masking.compacted:
         shift = compared(reference, masked_eval(copies[0], plan, sample, counted=False)[0], "outputs")
-    count = enough(dense, masking.normed) if alone else SAMPLES[-1]
     step = masked_step(lambda: copies.pop() if copies else as_double(dense), plan, sample, count, notes)
     return reference, shift, tuple(masking.compacted), step
 

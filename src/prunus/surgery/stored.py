@@ -7,6 +7,7 @@ that only a later training reads. None of the code of the cut is used here.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -64,7 +65,9 @@ def same_state(dense: nn.Module, small: nn.Module, plan: Plan) -> None:
         tied = first.setdefault(id(whole[name]), name)
         if own[tied] is not tensor:
             raise refused(f"{name} and {tied} are one tensor in the model, two in the cut network")
-    told = {(a.path, a.name, a.place): int(a.form(plan.widths)) for a in plan.attributes}
+    told: dict[tuple[str, str], dict[int, int]] = {}
+    for a in plan.attributes:
+        told.setdefault((a.path, a.name), {})[a.place] = int(a.form(plan.widths))
     modules = dict(modules_of(dense))
     for path, module in modules_of(small):
         old = modules.get(path)
@@ -79,7 +82,7 @@ def same_state(dense: nn.Module, small: nn.Module, plan: Plan) -> None:
         if not is_plain(kind) or not kind.__setstate__.__module__.startswith("torch."):
             continue  # its copy may hold what it likes
         for name, value in vars(old).items():
-            want = stated(value, path, name, told)
+            want = stated(value, told.get((path, name), {}))
             if want is not None and vars(module).get(name) != want[0]:
                 raise refused(f"{name} of {where} is {vars(module).get(name)} in the cut network, not {want[0]}")
 
@@ -88,17 +91,18 @@ def refused(what: str) -> ProofError:
     return ProofError(f"{what}; the model was left untouched")
 
 
-def stated(value: object, path: str, name: str, told: dict[tuple[str, str, int], int]) -> tuple[object] | None:
-    """What a plain attribute is after the cut, in a tuple; None for one that is not plain, or is no number."""
+def stated(value: object, told: Mapping[int, int]) -> tuple[object] | None:
+    """What a plain attribute is after the cut, in a tuple; None for one that is not plain, or is no number. told: the
+    width that the plan sets at each place of it."""
     if isinstance(value, (tuple, list)):
         if not all(type(item) in ATOMS and item == item for item in value):
             return None
-        items = [told.get((path, name, i), item) for i, item in enumerate(value)]
+        items = [told.get(i, item) for i, item in enumerate(value)]
         return (value if items == list(value) else type(value)(items),)  # one with names is made in another way
     if type(value) not in ATOMS or value != value:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
-        return (next((width for (at, told_of, _), width in told.items() if (at, told_of) == (path, name)), value),)
+        return (next(iter(told.values()), value),)
     return (value,)
 
 

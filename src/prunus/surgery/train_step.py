@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,9 @@ from ..state import as_found, drawn, example_tensors, modules_of, seeded
 from .masked import masked_tracer, neutral_run
 from .unfold import kept_entries, unfolded
 
-SAMPLES, VALUES_NORMED = (1, 2, 4), 8
-"""How many samples a train step may take: the fewest of which a norm sees so many values of each channel."""
+SAMPLES, NORMED = (1, 2, 4), 8
+"""How many samples a train step may take: the fewest that give every batch norm so many values of each channel. Two are
+normalised to ±1, whatever they are, and pass on no gradient."""
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
 FILL = 1e4  # from here on a number may stand for infinity
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
@@ -73,14 +74,6 @@ class Step:
         return in_train, statistics, max([*gaps, relative(lone, self.largest)])
 
 
-def enough(model: nn.Module, normed: Mapping[str, int]) -> int:
-    """How many samples give every batch norm values enough, four where that is not known: two are normalised to ±1,
-    whatever they are, and pass on no gradient. normed: positions of a sample in each batch norm that ran."""
-    names = {*normed, *(name for name, module in modules_of(model) if hasattr(module, "running_mean"))}
-    fewest = min((normed.get(name, 0) for name in names), default=VALUES_NORMED)
-    return next((count for count in SAMPLES if count * fewest >= VALUES_NORMED), SAMPLES[-1])
-
-
 def masked_step(renew: Callable[[], nn.Module], plan: Plan, sample: Any, count: int, notes: list[str]) -> Step:
     """One train step of the masked network, made from the float64 copy that `renew` gives: on the example's own first
     samples if so many are enough and more would say nothing, else on a batch of four where it can be made one."""
@@ -126,28 +119,24 @@ def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list
     return found
 
 
-def apart(model: nn.Module, example: Any) -> bool:
-    """Whether a batch shows no more than its samples do one by one, batch norms aside: a train forward draws nothing at
-    random, and what it makes of one, and of its buffers, is the same with others beside it."""
+def enough(model: nn.Module, example: Any) -> int:
+    """How many samples a train step takes: one where a batch shows no more than its samples do one by one, and that
+    one gives every batch norm values enough; else two or four.
+
+    Samples are apart where, with batch norms in eval mode, a train forward draws nothing at random, and what it makes
+    of one sample, and of its buffers, is the same with others beside it. Where they are not, it takes four."""
     one = first_samples(example, 1)
     if one is None:
-        return False
+        return SAMPLES[-1]
     made = []
-    for batch in (one, beside_others(one)):
-        with as_found(model), torch.no_grad():
-            for module in model.modules():
-                module.training = not hasattr(module, "running_mean")
-            seeded()
-            before = drawn(model)
-            try:
-                found = [t.clone() for t in outputs(neutral_run(model, batch, False))]
-            except Exception:  # what a model raises that takes no such batch, or none without targets
-                return False
-            if drawn(model) != before:
-                return False
-            made.append((found, [buffer.clone() for buffer in model.buffers()]))
+    with positions(model) as seen:
+        for batch in (one, beside_others(one)):
+            found = in_training(model, batch)
+            if found is None:
+                return SAMPLES[-1]
+            made.append(found)
     (alone, left), (beside, also_left) = made
-    return (
+    apart = (
         len(alone) == len(beside)
         and all(
             a.shape[:1] == (1,) and b.shape == (4, *a.shape[1:]) and difference(a, b[1:2]) < rounding(a)
@@ -155,6 +144,48 @@ def apart(model: nn.Module, example: Any) -> bool:
         )
         and all(torch.equal(a, b) for a, b in zip(left, also_left, strict=True))
     )
+    fewest = min(seen.values(), default=NORMED)
+    return next((n for n in SAMPLES if apart and n * fewest >= NORMED), SAMPLES[-1])
+
+
+def in_training(model: nn.Module, batch: Any) -> tuple[list[Tensor], list[Tensor]] | None:
+    """Outputs of a train forward with batch norms in eval mode, and the buffers after it; None where something is drawn
+    at random, or where the model does not take the batch."""
+    with as_found(model), torch.no_grad():
+        for module in model.modules():
+            module.training = not hasattr(module, "running_mean")
+        seeded()
+        before = drawn(model)
+        try:
+            found = [t.clone() for t in outputs(neutral_run(model, batch, False))]
+        except Exception:  # what a model raises that takes no such batch, or none without targets
+            return None
+        return (found, [buffer.clone() for buffer in model.buffers()]) if drawn(model) == before else None
+
+
+@contextlib.contextmanager
+def positions(model: nn.Module) -> Iterator[dict[str, int]]:
+    """How many values of each channel a sample gives each module that keeps running statistics, none where it is not
+    called with a tensor."""
+    found: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+            values = math.prod(args[0].shape[2:]) if args and isinstance(args[0], Tensor) else 0
+            found[name] = min(found[name] or values, values)
+
+        return note
+
+    handles = []
+    for name, module in modules_of(model):
+        if hasattr(module, "running_mean"):
+            found[name] = 0
+            handles.append(module.register_forward_pre_hook(watch(name)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def rounding(tensor: Tensor) -> float:
