@@ -15,8 +15,8 @@ import prunus
 from prunus import cutting
 from prunus.errors import ProofError
 from prunus.surgery import apply, verify
+from prunus.surgery.differences import buffer_difference, difference
 from prunus.surgery.stored import alike, same_state, same_values
-from prunus.surgery.train_step import buffer_difference, difference
 
 TARGET = "channels=60%"
 

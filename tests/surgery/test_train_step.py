@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.errors import ProofError
-from prunus.surgery import proof
-from prunus.surgery.train_step import difference, minus, taken
+from prunus.surgery import differences, proof
+from prunus.surgery.differences import difference, minus, sketch, worth_sketching
+from prunus.surgery.train_step import taken
 from prunus.surgery.unfold import kept_entries
 
 
@@ -118,3 +119,42 @@ def test_a_difference_in_place_is_the_difference(end: float) -> None:
     a, b = torch.tensor([1.0, math.inf, math.nan, 3.0]), torch.tensor([0.5, end, math.nan, end])
     want = minus(a, b)
     assert torch.equal(minus(a.clone(), b, in_place=True).nan_to_num(7.0), want.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("shape", [(5, 400), (64, 32, 3, 3)])
+def test_a_sketch_tells_rows_apart_by_what_they_differ_in(shape: tuple[int, ...]) -> None:
+    gradient = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = gradient.clone()
+    other.view(shape[0], -1)[3, 17] += 1e-6
+    gap = (sketch(gradient) - sketch(other)).abs().amax(1)
+    assert gap[3] > 1e-7 and gap[:3].max() < 1e-12 and gap[4:].max() < 1e-12
+
+
+def test_what_is_not_finite_or_small_or_narrow_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differences, "LARGE", 100)
+    assert worth_sketching(torch.ones(5, 20)) and worth_sketching(torch.ones(2, 5, 5, 2))
+    assert not worth_sketching(torch.ones(5, 19)) and not worth_sketching(torch.ones(100))
+    assert not worth_sketching(torch.ones(50, 15))
+    assert not worth_sketching(torch.full((5, 20), math.inf))
+
+
+def test_a_proof_by_sketches_finds_what_one_by_entries_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that is wrong in one entry, of weights and outputs that are right."""
+    monkeypatch.setattr(differences, "LARGE", 1)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    x = torch.randn(2, 3, 8, 8)
+    small = prunus.prune(net, x, "macs=50%")
+    assert small.proof is not None and small.proof.gradients < 1e-10 and small.proof.notes == ()
+    copied = proof.as_double
+
+    def hooked(model: nn.Module) -> nn.Module:
+        twin = copied(model)
+        if model is small.model:
+            weight = twin[0].weight  # type: ignore[index]
+            weight.register_hook(lambda g: g + 1e-6 * g.abs().max() * (torch.arange(g.numel()) == 5).reshape(g.shape))
+        return twin
+
+    monkeypatch.setattr(proof, "as_double", hooked)
+    with pytest.raises(ProofError, match="differs from the masked one"):
+        proof.verify(net, small.model, small.plan, x)

@@ -22,9 +22,10 @@ from ..graph.rules import table
 from ..outline import Outline
 from ..plan import Plan
 from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
+from .differences import compared, finite_size
 from .masked import Masking, channel_ids, masked_tracer, neutral_run
 from .stored import same_values
-from .train_step import Step, compared, enough, failure, finite_size, has_backward, masked_step
+from .train_step import Step, enough, failure, has_backward, masked_step
 from .unfold import exact
 
 Taken = TypeVar("Taken")

@@ -16,11 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import ExampleError, ProofError
+from ..errors import ExampleError
 from ..graph.coupling import VALUES
 from ..graph.forward import outputs, run
 from ..plan import Plan
 from ..state import as_found, drawn, example_tensors, modules_of, seeded
+from .differences import (
+    SMALL,
+    buffer_difference,
+    compared,
+    difference,
+    finite_size,
+    gap_size,
+    minus,
+    relative,
+    size_of,
+    sketch,
+    worth_sketching,
+)
 from .masked import masked_tracer, neutral_run
 from .unfold import kept_entries, unfolded
 
@@ -28,8 +41,6 @@ SAMPLES, NORMED = (1, 2, 4), 8
 """How many samples a train step may take: the fewest that give every batch norm so many values of each channel. Two are
 normalised to ±1, whatever they are, and pass on no gradient."""
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
-FILL = 1e4  # from here on a number may stand for infinity
-SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
 @dataclass(eq=False)
@@ -39,14 +50,16 @@ class Step:
     outputs: list[Tensor] = field(default_factory=list)
     batch: Any = None
     statistics: dict[str, Tensor] = field(default_factory=dict)  # kept entries of buffers
-    gradients: dict[str, Tensor] = field(default_factory=dict)  # of kept entries
+    gradients: dict[str, Tensor] = field(default_factory=dict)  # of kept entries, or a sketch of them
+    sizes: dict[str, float] = field(default_factory=dict)  # the largest of kept entries
+    sketched: set[str] = field(default_factory=set)
     largest: float = 0.0  # of all gradients, those of removed entries too
     backward: bool = True  # whether it went through
 
     def against(self, narrow: nn.Module, plan: Plan, sample: Any, notes: list[str]) -> tuple[float, float, float]:
         """The differences of the same step of the cut network, whose gradients are subtracted from those kept here."""
         masks = plan.masks()
-        sizes = {name: max(finite_size(g), SMALL * self.largest) for name, g in self.gradients.items()}
+        sizes = {name: max(size, SMALL * self.largest) for name, size in self.sizes.items()}
         left: set[str] = set()
         lone = 0.0
 
@@ -55,6 +68,7 @@ class Step:
             got = unfolded(gradient, name, plan, masks)
             if name in self.gradients:
                 left.add(name)
+                got = sketch(got) if name in self.sketched else got
                 self.gradients[name] = minus(self.gradients[name], got, in_place=True)
             else:
                 lone = max(lone, gap_size(got))
@@ -96,6 +110,10 @@ def taken_step(wide: nn.Module, plan: Plan, sample: Any, batch: Any, notes: list
     def take(name: str, gradient: Tensor) -> None:
         found.largest = max(found.largest, finite_size(gradient))
         kept = kept_entries(gradient, name, masks)
+        found.sizes[name] = max(finite_size(kept), found.sizes.get(name, 0.0))
+        if name in found.sketched or (name not in found.gradients and worth_sketching(kept)):
+            kept = sketch(kept)
+            found.sketched.add(name)
         found.gradients[name] = found.gradients[name] + kept if name in found.gradients else kept
 
     tracer, _ = masked_tracer(wide, plan, double=True)
@@ -304,74 +322,3 @@ def taken(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
-
-
-def buffer_difference(wide: dict[str, Tensor], narrow: dict[str, Tensor]) -> float:
-    """The largest difference of buffers, relative to the larger of the buffer's own largest entry and a thousandth of
-    the largest of all: a mean that is zero but for rounding says nothing."""
-    pairs = [(a, narrow[name]) for name, a in wide.items() if name in narrow]
-    sizes = [finite_size(a) if a.is_floating_point() or a.is_complex() else 0.0 for a, _ in pairs]
-    least = SMALL * max(sizes, default=0.0)
-    return max((difference(a, b, max(size, least)) for (a, b), size in zip(pairs, sizes, strict=True)), default=0.0)
-
-
-def compared(reference: list[Tensor], result: list[Tensor], what: str) -> float:
-    """The largest difference of lists of outputs. Raises ProofError where they have other lengths or shapes."""
-    if len(reference) != len(result):
-        raise ProofError(f"{what}: the masked network returns {len(reference)} tensors, the cut one {len(result)}")
-    return max((difference(a, b) for a, b in zip(reference, result, strict=True)), default=0.0)
-
-
-def difference(a: Tensor, b: Tensor, scale: float | None = None) -> float:
-    """max|a − b| over the largest |a|, or over `scale`."""
-    if a.shape != b.shape:
-        raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
-    if not a.is_floating_point() and not a.is_complex():
-        return 0.0 if torch.equal(a, b) else math.inf
-    a, b = a.detach(), b.detach()
-    return relative(size_of(minus(a, b)), measure(a, b) if scale is None else scale)
-
-
-def measure(a: Tensor, b: Tensor) -> float:
-    """max|a| of the finite entries, but for large ones that are the same in both where others are left: the numbers
-    that fill in for −∞ would hide any difference of the others."""
-    size = finite_size(a)
-    if size < FILL:
-        return size
-    return finite_size(a[(a != b) | (a.abs() < FILL)]) or size
-
-
-def relative(gap: float, size: float) -> float:
-    """gap / size; infinite where there is a gap and nothing to measure it by."""
-    if gap == 0:
-        return 0.0
-    return gap / size if size > 0 and gap == gap else math.inf
-
-
-def minus(a: Tensor, b: Tensor, *, in_place: bool = False) -> Tensor:
-    """a − b; 0 where both are the same infinity, or no number. `in_place` says that `a` may be overwritten."""
-    if a.shape != b.shape:
-        raise ProofError(f"shapes differ: masked {tuple(a.shape)}, cut {tuple(b.shape)}")
-    if in_place and math.isfinite(size_of(b)):
-        return a.sub_(b)
-    gap = a - b
-    if math.isfinite(size_of(gap)):
-        return gap
-    return gap.masked_fill_((a == b) | (a.isnan() & b.isnan()), 0.0)
-
-
-def size_of(tensor: Tensor) -> float:
-    """max|a|, 0 of nothing; no number where an entry is none."""
-    return float(torch.linalg.vector_norm(tensor.detach(), math.inf)) if tensor.numel() else 0.0
-
-
-def finite_size(tensor: Tensor) -> float:
-    """max|a| of the finite entries: an infinite one, as in an attention mask, is no measure for the others."""
-    size = size_of(tensor)
-    return size if math.isfinite(size) else size_of(tensor[tensor.isfinite()])
-
-
-def gap_size(tensor: Tensor) -> float:
-    """max|a|, infinite where an entry is no number: `max` would pass it over."""
-    size = size_of(tensor)
-    return size if size == size else math.inf
