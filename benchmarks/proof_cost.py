@@ -5,9 +5,9 @@
     python benchmarks/proof_cost.py --report                   # only the page
 
 Each model runs in a process of its own, with random weights and one image of its usual size (classification and
-segmentation 224 pixels, detectors 160, video from 112), and is pruned once to half of its MACs with its proof. Memory
-is what the process grew by at most: with that, with one forward `model(x)`, which keeps what a backward needs, and with
-one without gradients.
+segmentation 224 pixels, detectors 160, video from 112), norms with scales and statistics of their own. It is pruned
+once to half of its MACs with its proof. Memory is what the process grew by at most: with that, with one forward
+`model(x)`, which keeps what a backward needs, and with one without gradients.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def row(kind: str, name: str) -> dict[str, Any]:
 
     from prunus.errors import InputError
     from prunus.state import call_model
+    from prunus.testing import lively
 
     model, example = coverage.build(kind, name, side=224)
+    lively(model, example=example if kind == "detection" else None)
     model.eval()
     found: dict[str, Any] = {"kind": kind, "model": name, "parameters": sum(p.numel() for p in model.parameters())}
     with torch.no_grad():
