@@ -173,6 +173,7 @@ class Tracer(TorchFunctionMode):
         # The activations of an outline take no memory and may stay; all others go when the model lets go of them.
         self.labels: MutableMapping[Tensor, Label] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
         self.sources: MutableMapping[Tensor, Any] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
+        self.weighed: set[int] = set()  # first rows behind the operands of products
         self.tight: dict[int, Tensor] = {}  # planes of an outline that were looked at
         self.sites: list[Site] = []
         self.split: dict[str, int] = {}  # how many splits ran in a module

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
@@ -180,6 +181,8 @@ def batched(call: Call, x: Tensor, along: Collection[int] | None = None) -> None
     source = call.tracer.sources.get(x)
     if source is None or source.plane is None or x.dim() < 3:
         return
+    if source.rows is not None and call.func is not F.scaled_dot_product_attention:
+        call.tracer.weighed.add(int(spelled(source.rows).min()))
     for axis in varying(source.plane):
         line = torch.unique_consecutive(vector(source.plane, axis))[:2]
         for site in source.sites:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import Check, along, varying, vector
+from ..labels import Check, along, spelled, varying, vector
 from ..record import Call
 from ..splits import batched
 from .pointwise import join
@@ -16,15 +16,19 @@ SCALE = "the softmax scale follows the width of its head, and no weight and bias
 
 def attention(call: Call, out: Tensor) -> list[Tensor]:
     """softmax(q kᵀ / √width) v: q and k share the width, all three the heads. Where the scale follows the width, the
-    rows behind q make up for it."""
+    rows behind q make up for it, or those behind k."""
     q, k, v = (call.get(i, n) for i, n in enumerate(("query", "key", "value")))
     mask, scale, grouped = call.get(3, "attn_mask"), call.kwargs.get("scale"), call.kwargs.get("enable_gqa", False)
+    behind = None if isinstance(call.book, Check) else unread(call, q, k)
     for t in (q, k, v):
         batched(call, t)
     wide, deep = call.tracer.read(q, -1), call.tracer.read(v, -1)
     call.book.unite(wide, call.tracer.read(k, -1))
-    if scale is None and bool((wide >= 0).any()):
-        scaled(call, q, wide)
+    if scale is None and bool((wide >= 0).any()) and not isinstance(call.book, Check):
+        if behind is None:
+            call.book.pin(wide, SCALE)
+        else:
+            call.book.fold(behind, wide)
     lead = [*torch.broadcast_shapes(*((q.shape[:-2],) if grouped else (t.shape[:-2] for t in (q, k, v)))), 1, 1]
     planes = join(call, lead, [repeated(call, t, q if grouped else t, lead) for t in (q, k, v)])
     if isinstance(mask, Tensor):
@@ -38,15 +42,12 @@ def attention(call: Call, out: Tensor) -> list[Tensor]:
     return [*planes, along(deep, out.dim() - 1, out.shape)] if bool((deep >= 0).any()) else planes
 
 
-def scaled(call: Call, q: Tensor, wide: Tensor) -> None:
-    """Fold √(kept / dense) into the rows behind q, where they are known."""
-    source = call.tracer.sources.get(q)
-    if isinstance(call.book, Check):
-        return
-    if source is None or source.rows is None:
-        call.book.pin(wide, SCALE)
-    else:
-        call.book.fold(source.rows, wide)
+def unread(call: Call, *operands: Tensor) -> Tensor | None:
+    """The rows behind the first of the operands of which they are known and no product has read them before, as that of
+    queries with a table of relative positions does: what is folded into rows changes whatever else reads them."""
+    sources = [found for x in operands if (found := call.tracer.sources.get(x)) is not None]
+    known: list[Tensor] = [found.rows for found in sources if found.rows is not None]
+    return next((rows for rows in known if int(spelled(rows).min()) not in call.tracer.weighed), None)
 
 
 def repeated(call: Call, t: Tensor, q: Tensor, lead: list[int]) -> tuple[Tensor, list[Tensor]]:
