@@ -76,3 +76,23 @@ def test_what_is_no_number_is_not_read() -> None:
     assert 3 not in plan.kept[[g.width for g in plan.groups].index(8)]
     proof = verify(model, prunus.apply(model, plan), plan, image())
     assert proof.holds and proof.notes == () and proof.gradients > 0
+
+
+def test_one_sample_that_is_laid_out_otherwise_is_normed_rightly() -> None:
+    """Gradients of a batch norm whose result, or whose operand, is read as tokens: against two copies of the sample."""
+
+    def gradients(copies: int, before: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        weight = torch.rand(8, dtype=torch.float64, requires_grad=True)
+        x = torch.randn(1, 16, 8, dtype=torch.float64)
+        to = torch.randn(1, 16, 8, dtype=torch.float64)
+        x = x.repeat(copies, 1, 1).requires_grad_()
+        image = x.transpose(1, 2).unflatten(2, (4, 4))
+        out = masked.normed(image if before else image.contiguous(), None, None, weight, None, True)
+        (out.flatten(2).transpose(1, 2) * to).sum().backward()
+        assert x.grad is not None and weight.grad is not None
+        return [x.grad[:1], weight.grad / copies]
+
+    for before in (False, True):
+        for one, two in zip(gradients(1, before), gradients(2, before), strict=True):
+            assert (one - two).abs().max() < 1e-12
