@@ -57,7 +57,7 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
             return args[0].double()
         args = tuple(raised(a) for a in args)
         kwargs = {k: raised(v) for k, v in kwargs.items()}
-    if call is F.batch_norm and args and args[0].requires_grad:
+    if call is F.batch_norm and args:
         return normed(*args, **kwargs)
     return call(*args, **kwargs)
 
@@ -66,7 +66,8 @@ def normed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A batch norm with its operand and its gradient contiguous: on the CPU torch 2.15 takes one sample whose strides
     are those of channels last for one that is contiguous, or the other way, and gives wrong gradients."""
     out = F.batch_norm(x.contiguous(), *args, **kwargs)
-    out.register_hook(lambda gradient: gradient.contiguous())
+    if out.requires_grad:
+        out.register_hook(lambda gradient: gradient.contiguous())
     return out
 
 
