@@ -13,7 +13,6 @@ proven in eval and in train mode. It takes one training step afterwards; or it i
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -22,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from options import add_results, parser_of
+from options import add_results, each_apart, parser_of
 from records import Record, append, made_apart, read
 
 KINDS = ("classification", "segmentation", "detection", "video")
@@ -273,13 +272,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_results(made, __file__, "coverage.md")
     made.add_argument("--one", nargs=2, metavar=("KIND", "NAME"), help=argparse.SUPPRESS)
     options = made.parse_args(argv)
-    if options.one:
-        print(json.dumps(row(*options.one)))
-        return 0
-    if not options.report:
-        run(options)
-    options.page.write_text("\n".join(page(read(options.results))) + "\n", "utf-8")
-    return 0
+
+    def written() -> None:
+        options.page.write_text("\n".join(page(read(options.results))) + "\n", "utf-8")
+
+    return each_apart(options, lambda: row(*options.one), run, written)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from prunus.errors import PrunusError
 
@@ -18,6 +20,23 @@ WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th
 def parser_of(words: str | None) -> argparse.ArgumentParser:
     """A parser whose help begins with what a script says of itself."""
     return argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def each_apart(
+    options: argparse.Namespace,
+    one: Callable[[], Any],
+    run: Callable[[argparse.Namespace], Any],
+    page: Callable[[], Any],
+) -> int:
+    """The rest of a script that makes each record in a process of its own, which it starts with --one: there print that
+    record; else make what is missing, unless only the report is wanted, and write the page. Returns 0."""
+    if options.one:
+        print(json.dumps(one()))
+        return 0
+    if not options.report:
+        run(options)
+    page()
+    return 0
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -13,7 +13,6 @@ once to half of its MACs with its proof. Memory is what the process grew by at m
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import coverage
 from graph_speed import proven, seconds_of
-from options import add_results, parser_of
+from options import add_results, each_apart, parser_of
 from pages import write
 from records import Record, append, made_apart, read
 
@@ -128,13 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_results(made, __file__)
     made.add_argument("--one", nargs=2, metavar=("KIND", "MODEL"), help=argparse.SUPPRESS)
     options = made.parse_args(argv)
-    if options.one:
-        print(json.dumps(row(*options.one)))
-        return 0
-    if not options.report:
-        run(options)
-    write(options.page, "proof_cost", "\n".join(page(read(options.results))))
-    return 0
+    return each_apart(
+        options,
+        lambda: row(*options.one),
+        run,
+        lambda: write(options.page, "proof_cost", "\n".join(page(read(options.results)))),
+    )
 
 
 if __name__ == "__main__":

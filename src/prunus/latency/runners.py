@@ -50,6 +50,7 @@ def compiled(model: nn.Module, example: Any, threads: int) -> Call:
 
 def onnxruntime(model: nn.Module, example: Any, threads: int) -> Call:
     """ONNX Runtime on the CPU, on the exported file."""
+    needed("onnxruntime")
     with tempfile.TemporaryDirectory() as folder:
         session = ort_session(str(_exported(model, example, Path(folder) / "model.onnx")), threads, in_turns=True)
     values = [t.detach().cpu().numpy() for t in example_tensors(example)]

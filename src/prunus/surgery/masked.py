@@ -217,6 +217,8 @@ def unread(mask: Masking, call: Call) -> Tensor | None:
     same, and a train step need not keep a copy of all that is read. None where that is no smaller."""
     if call.func not in LAYERS or len(call.args) < 2 or call.args[1].numel() >= call.args[0].numel():
         return None
+    if call.args[1].dim() < 2:  # `F.linear` takes a vector
+        return None
     x, weight = call.args[0], cast(Tensor, mask.zeroed(call, call.args[1]))
     hidden, axis = mask.gone(call, x), x.dim() - weight.dim() + 1
     if any(m.shape[axis] != m.numel() for m in hidden) or not math.isfinite(float(x.detach().abs().max())):

@@ -151,9 +151,9 @@ def verify(
     """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
 
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout and stochastic
-    depth off, at least two samples where samples meet or something is drawn), with one backward, on the example and
-    each of the further `examples`; the worst differences count. Neither argument is changed. Raises ProofError above
-    `tolerance`, and where a tensor of `small` does not hold the kept entries.
+    depth off; one sample where more would say nothing, else up to four, see `train_step.enough`), with one backward, on
+    the example and each of the further `examples`; the worst differences count. Neither argument is changed. Raises
+    ProofError above `tolerance`, and where a tensor of `small` does not hold the kept entries.
     """
     dense = unwrapped(model)
     same_values(dense, small, plan)
