@@ -145,8 +145,8 @@ def table(options: argparse.Namespace) -> str:
         "",
         "| network | dense, ms | MACs | predicted | measured | rounds | "
         + " | ".join(f"process {k}" for k in steps)
-        + f" | all at or under what was asked + {100 * ALLOWED:g} points |",
-        "|---" * (7 + len(steps)) + "|",
+        + f" | all at or under what was asked + {100 * ALLOWED:g} points | within the interval |",
+        "|---" * (8 + len(steps)) + "|",
     ]
     for name in options.models:
         cut = cuts.get(name)
@@ -158,7 +158,7 @@ def table(options: argparse.Namespace) -> str:
         cells = [name, f"{1e3 * latency['dense']:.1f}", f"{100 * cut['macs']:.2f} %", f"{latency['predicted']:.3f}"]
         cells += [ratio_text(Spread(**latency["measured"])), str(latency["rounds"])]
         cells += ["" if r is None else ratio_text(Spread(**r["ratio"])) for r in later]
-        lines.append(f"| {' | '.join([*cells, verdict(latency, later)])} |")
+        lines.append(f"| {' | '.join([*cells, verdict(latency, later), inside(latency, later)])} |")
     return "\n".join(lines)
 
 
@@ -169,6 +169,13 @@ def verdict(latency: Record, later: Sequence[Record | None]) -> str:
         return ""
     most = float(asked[:-1]) / 100 + ALLOWED
     return "yes" if all(r["ratio"]["median"] <= most for r in later if r is not None) else "no"
+
+
+def inside(latency: Record, later: Sequence[Record | None]) -> str:
+    """How many of the later medians lie in the interval that the cut was stated with."""
+    low, high = latency["measured"]["low"], latency["measured"]["high"]
+    found = [low <= r["ratio"]["median"] <= high for r in later if r is not None]
+    return f"{sum(found)} of {len(found)}" if found else ""
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -45,7 +45,7 @@ X = torch.zeros(1, 3, 4, 4)
 @dataclass
 class Computed:
     """Times from a price. bend: what is measured of a network, from the sum of its layers over that of `net()`; a model
-    that believes the layers is off by that."""
+    that believes the layers is off by that. apart: of each fresh process, how many times as long it takes there."""
 
     price: Price = plain
     bend: Callable[[float], float] = lambda share: share
@@ -53,6 +53,7 @@ class Computed:
     runtime: str = "eager"
     threads: int = 1
     device: str = "cpu"
+    apart: Sequence[float] = ()
     layers: list[tuple[str, int, int]] = field(default_factory=list)
     networks: list[nn.Module] = field(default_factory=list)
 
@@ -74,7 +75,12 @@ class Computed:
         one, two = dense(), pruned()
         if one is not two:
             self.networks.append(two)
-        share = self.bend(self.work(two) / self.work(one))
+        return self.at(self.bend(self.work(two) / self.work(one)))
+
+    def pairs(self, dense: nn.Module, pruned: nn.Module, example: Tensor) -> list[Sample]:
+        return [self.at(apart * self.work(pruned) / self.work(dense)) for apart in self.apart]
+
+    def at(self, share: float) -> Sample:
         return Sample(np.tile([self.dense, self.dense * share], (11, 1)))
 
     def work(self, model: nn.Module) -> float:

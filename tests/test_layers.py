@@ -17,6 +17,7 @@ _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
 _ALL = _CORE | {"files", "api", "transfer", "lab", "folders", "progress", "userfile", "exporting"}
+_ALL |= {"child", "student"}
 ALLOWED = {
     "errors": set[str](),
     "rates": _BASE,
@@ -26,6 +27,8 @@ ALLOWED = {
     "planfile": _GRAPH | {"plan"},
     "userfile": _BASE,
     "folders": set[str](),
+    "child": set[str](),
+    "student": _BASE,
     "progress": set[str](),
     "models": _BASE | {"userfile"},
     "engine": _BASE | {"folders", "progress", "userfile"},
@@ -42,7 +45,7 @@ ALLOWED = {
     "asked": _GRAPH | {"widths"},
     "result": _CUT,
     "timing": _BASE,
-    "latency": _CUT | {"asked", "cutting", "exporting", "progress"},
+    "latency": _CUT | {"asked", "child", "cutting", "exporting", "progress", "student"},
     "cutting": _CUT | {"asked", "result", "widths"},
     "narrowing": _CUT | {"methods"},
     "stepwise": _CORE,

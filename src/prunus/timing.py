@@ -58,6 +58,8 @@ class Latency:
     measured in turns, median and 95 % interval. dense: median seconds of one call of the dense network in these turns,
     pruned: median and 95 % interval of the median. holds: whether the measured median is at or under what was asked.
     points: layer timings that the tables rest on, timed: those that no cache had. rounds: cuts that were measured.
+    processes: fresh ones that the last measurement was made in. 0: in the process that pruned. Else medians are those
+    of the processes' medians, and an interval is where one more process is expected with 95 % (`student.one_more`).
     """
 
     asked: str
@@ -75,6 +77,7 @@ class Latency:
     rounds: int = 1
     points: int = 0
     timed: int = 0
+    processes: int = 0
 
     def __str__(self) -> str:
         m = self.measured
@@ -82,7 +85,8 @@ class Latency:
             f"latency: {self.asked} asked, {100 * self.predicted:.2f} % predicted, {100 * m.median:.2f} % measured "
             f"[{100 * m.low:.2f}, {100 * m.high:.2f}], {1e3 * self.dense:.3g} ms -> {1e3 * self.pruned.median:.3g} ms "
             f"({self.runtime}, {self.threads} thread{'' if self.threads == 1 else 's'}, batch {self.batch}, "
-            f"{self.device}, {self.hardware}; {self.rounds} round{'' if self.rounds == 1 else 's'})"
+            f"{self.device}, {self.hardware}; {self.rounds} round{'' if self.rounds == 1 else 's'}"
+            f"{f', {self.processes} processes' if self.processes else ''})"
         )
 
     def to_json(self) -> dict[str, Any]:

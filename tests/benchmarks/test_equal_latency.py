@@ -65,7 +65,7 @@ def test_it_runs_and_a_second_start_runs_nothing(
 def replaced(runtime: str, model: nn.Module) -> Any:
     from dataclasses import replace
 
-    return replace(machine(runtime, model), seconds=1.0)
+    return replace(machine(runtime, model), seconds=1.0, processes=2)
 
 
 def test_the_difference_is_paired_by_seed() -> None:

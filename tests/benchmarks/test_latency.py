@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +57,17 @@ def test_a_target_measured_again(
     """Both steps as their processes take them, in this one."""
     from latency_target import main
 
-    monkeypatch.setattr(prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0))
+    monkeypatch.setattr(
+        prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0, processes=2)
+    )
     given = [*words(tmp_path, "latency_target"), "--folder", str(tmp_path), "--pause", "0", "--repeats", "1"]
     given += ["--target", "latency=80%"]
     for step in ("cut", "1"):
         assert main([*given, "--one", f"{tmp_path}/nets.py:small", step]) == 0, capsys.readouterr().err
     assert main(given) == 0
     out = capsys.readouterr().out
-    assert "done" not in out and "| process 1 |" in out and out.strip().endswith(("yes |", "no |"))
+    assert "done" not in out and "| process 1 |" in out
+    assert re.search(r"\| (yes|no) \| [01] of 1 \|$", out.strip())
 
 
 @pytest.mark.parametrize(
@@ -74,3 +78,11 @@ def test_the_verdict(asked: str, medians: list[float | None], told: str) -> None
     from latency_target import verdict
 
     assert verdict({"asked": asked}, [None if m is None else {"ratio": {"median": m}} for m in medians]) == told
+
+
+def test_later_medians_against_the_interval() -> None:
+    from latency_target import inside
+
+    stated = {"measured": {"median": 0.58, "low": 0.57, "high": 0.6}}
+    assert inside(stated, [{"ratio": {"median": m}} for m in (0.57, 0.569, 0.6)]) == "2 of 3"
+    assert inside(stated, [None]) == ""

@@ -52,7 +52,9 @@ def test_a_latency_is_predicted_measured_and_reported(ask: Ask, file: str, tmp_p
     from prunus.latency.machine import machine
 
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0))
+    monkeypatch.setattr(
+        prunus.api, "machine", lambda runtime, model: replace(machine(runtime, model), seconds=1.0, processes=2)
+    )
     answer = ask("prune", f"{file}:slow", "--input", "1,24,24", "--target", "latency=95%", "--on", "channels_last")
     found = answer["latency"]
     assert found["asked"] == "95%" and found["runtime"] == "channels_last"

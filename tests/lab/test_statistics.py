@@ -7,7 +7,8 @@ import math
 import pytest
 
 from prunus.errors import InputError
-from prunus.lab.statistics import Spread, beyond, paired, quantile
+from prunus.lab.statistics import Spread, paired
+from prunus.student import beyond, quantile
 
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 19: 2.093, 30: 2.042, 120: 1.980}
 """Two-sided 95 % quantiles, as every textbook prints them."""

@@ -202,7 +202,7 @@ def test_a_run_whose_process_dies_each_time_is_given_up(
     raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A worker that cannot even start."""
-    monkeypatch.setattr(crew.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     place = tmp_path / "a" / "seed-0"
     place.mkdir(parents=True)
     here = Here(1, 1, tmp_path)

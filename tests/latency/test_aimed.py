@@ -15,8 +15,8 @@ from torch import nn
 
 import prunus
 from prunus.api import trace
-from prunus.errors import TargetError
-from prunus.latency import Latency
+from prunus.errors import InputError, TargetError
+from prunus.latency import Latency, Sample
 from prunus.latency.aimed import AIM, BAND, ROUNDS, to_latency
 from prunus.latency.machine import machine
 from prunus.methods import Slimming
@@ -184,6 +184,31 @@ def test_what_latency_does_not_go_with() -> None:
         prunus.prune(net(), X, "latency=50%", "abc", evaluate=lambda model: 1.0)
     with pytest.raises(TargetError, match="single weights"):
         prunus.prune(net(), X, "latency=50%", "weights")
+
+
+def test_fresh_processes_have_the_last_word() -> None:
+    """What they say replaces what one process said, and is corrected where it is not as asked."""
+    found = ask("latency=60%", Computed(apart=(0.99, 1.0, 1.01)))[1]
+    share = found.measured.median
+    off = 4.3027 * 0.01 * share * (4 / 3) ** 0.5  # Student's t of two degrees of freedom
+    assert found.processes == 3 and found.rounds == 1 and "3 processes" in str(found)
+    assert found.measured.low == pytest.approx(share - off, rel=1e-4)
+    assert found.measured.high == pytest.approx(share + off, rel=1e-4)
+    assert found.pruned.median == pytest.approx(share * found.dense)
+    slower = ask("latency=60%", Computed(apart=(1.1, 1.1)))[1]
+    assert slower.holds and slower.rounds > 1 and 0.6 - BAND <= slower.measured.median <= 0.6
+    in_time = ask("latency=6ms", Computed(apart=(1.1, 1.1)))[1]
+    assert in_time.holds and 6e-3 - BAND * 1e-2 <= in_time.pruned.median <= 6e-3
+
+
+def test_without_fresh_processes_it_is_said() -> None:
+    class Alone(Computed):
+        def pairs(self, dense: nn.Module, pruned: nn.Module, example: torch.Tensor) -> list[Sample]:
+            raise InputError("no memory")
+
+    _, found, notes = ask("latency=60%", Alone())
+    assert found.holds and found.processes == 0
+    assert notes == ("latency: measured in this process alone: no memory",)
 
 
 def test_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

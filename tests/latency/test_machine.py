@@ -50,7 +50,7 @@ def test_a_wide_interval_is_told_of() -> None:
     """Of a cut that is met by its median."""
     rows = np.array([[1.0, 0.59]] * 11)
     asked = Asked(0.6, 1.0, False)
-    trial = Trial([], 0.0, 0.0, Sample(rows), asked.value(Sample(rows)))
+    trial = Trial([], 0.0, 0.0, (Sample(rows),), asked.value([Sample(rows)]))
     assert remarks(trial, asked, 1) == ()
     (told,) = remarks(replace(trial, value=replace(trial.value, high=0.7)), asked, 1)
     assert "reaches to 70.00 %" in told and "busy" in told

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from prunus.errors import InputError
 from prunus.lab.figures import MEASURED, last, least, number, sequence, table
 from prunus.lab.runs import Entry, Run, differences, entries, find
-from prunus.lab.statistics import LEVEL, Pairing, Spread, paired
+from prunus.lab.statistics import Pairing, Spread, paired
+from prunus.student import LEVEL
 
 if TYPE_CHECKING:
     from prunus.plan import Plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
+from prunus.child import command, environment
 from prunus.lab.errand import Ended, Errand, given_up
 
 __all__ = ["TRIES", "Closed", "Crew", "Here", "cores", "jobs_here", "take_turns"]
@@ -78,12 +78,12 @@ class Here:
     def _started(self, seat: int) -> subprocess.Popen[str]:
         if self.closed.is_set():
             raise Closed
-        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": _path()}
+        env = environment(OMP_NUM_THREADS=str(self.threads))
         if len(self.devices) > 1:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[seat % len(self.devices)]
         with (self.logs / self._log(seat)).open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prunus.lab.worker"],
+                command("lab.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -157,15 +157,6 @@ def devices() -> list[str]:
         return []
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
     return told.split(",") if told else [str(number) for number in range(torch.cuda.device_count())]
-
-
-def _path() -> str:
-    """PYTHONPATH, with the folder of this package where it is not installed."""
-    import prunus
-
-    told = os.environ.get("PYTHONPATH", "")
-    own = str(Path(str(prunus.__file__)).resolve().parent.parent)
-    return told if "site-packages" in own else os.pathsep.join(filter(None, (told, own)))
 
 
 def _ends(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:

@@ -1,8 +1,4 @@
-"""Figures over seeds: mean, spread, Student's interval, and the paired test.
-
-Student's t from the regularised incomplete beta function: P(|T| > t) = I_x(ν/2, 1/2) with x = ν / (ν + t²); its
-continued fraction after Lentz (DLMF 8.17.22).
-"""
+"""Figures over seeds: mean, spread, Student's interval, and the paired test."""
 
 from __future__ import annotations
 
@@ -12,11 +8,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 from prunus.errors import InputError
+from prunus.student import LEVEL, beyond, quantile
 
-__all__ = ["LEVEL", "Pairing", "Spread", "beyond", "paired", "quantile"]
-
-LEVEL = 0.95
-"""Of every interval; a paired test calls a difference one below 1 - LEVEL."""
+__all__ = ["Pairing", "Spread", "paired"]
 
 
 @dataclass(frozen=True)
@@ -73,54 +67,3 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Pairing | None:
         return Pairing(seeds, found, 1.0 if found.mean == 0 else 0.0)
     t = found.mean / (found.sd / math.sqrt(found.n))
     return Pairing(seeds, found, beyond(t, found.n - 1))
-
-
-def beyond(t: float, freedom: int) -> float:
-    """P(|T| > |t|) for Student's T with so many degrees of freedom."""
-    if freedom < 1:
-        raise InputError(f"{freedom} degrees of freedom must be at least 1")
-    return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
-
-
-def quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| <= t) = level, by bisection."""
-    if not 0 < level < 1:
-        raise InputError(f"level={level} must lie between 0 and 1")
-    low, high = 0.0, 1.0
-    while beyond(high, freedom) > 1 - level:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if beyond(middle, freedom) > 1 - level else (low, middle)
-    return high
-
-
-def _beta(x: float, a: float, b: float) -> float:
-    """I_x(a, b)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    if x < (a + 1) / (a + b + 2):  # where the fraction converges fast; elsewhere by symmetry
-        return front * _fraction(x, a, b) / a
-    return 1 - front * _fraction(1 - x, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of I_x(a, b), to float64."""
-    tiny = 1e-300
-    c, d = 1.0, 1 - (a + b) * x / (a + 1)
-    d = 1 / (d if abs(d) > tiny else tiny)
-    value = d
-    for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d, c = 1 + term * d, 1 + term / c
-            d = 1 / (d if abs(d) > tiny else tiny)
-            c = c if abs(c) > tiny else tiny
-            value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return value

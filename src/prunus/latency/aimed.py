@@ -10,7 +10,8 @@ that never meets the aim the next cut is the smallest there is.
 The aim is a point below what is asked, since a median is above its aim as often as below. A cut counts as met where its
 measured median is at or under what was asked, and as done where it is at most three points under, of the dense latency.
 Of several that are met the slowest is kept. ROUNDS cuts are measured at most, less where a round gives a cut that was
-measured before.
+measured before. A cut that is to be kept is measured again in fresh processes (`fresh`), where the runtime has files to
+give them, and what they say replaces what this process said of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 from ..cutting import Kept
-from ..errors import TargetError
+from ..errors import InputError, TargetError
 from ..graph.coupling import Coupling
 from ..plan import plan_for
 from ..select import Floats, least_possible, to_budget
@@ -35,8 +36,8 @@ from ..timing import Latency, Spread, Timing
 from .machine import Source, machine, timed
 from .measure import milliseconds
 from .model import calibrated
-from .onelayer import FILES
-from .pairs import DRAWS, Sample
+from .pairs import DRAWS, Sample, across
+from .runners import FILES
 from .settings import batch_of, calls_of
 from .tables import wanted
 
@@ -47,13 +48,20 @@ AIM, BAND = 0.01, 0.03
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One cut that was measured. value: what is compared with what is asked, a ratio or seconds, with its interval."""
+    """One cut that was measured, here or in fresh processes. value: what is compared with what is asked, a ratio or
+    seconds, with its interval."""
 
     kept: Kept
     limit: float
     predicted: float
-    sample: Sample
+    samples: tuple[Sample, ...]
     value: Spread
+    final: bool = False
+
+    @property
+    def dense(self) -> float:
+        """Median seconds of the dense network."""
+        return float(np.median([np.median(sample.seconds[:, 0]) for sample in self.samples]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +72,9 @@ class Asked:
     whole: float
     absolute: bool
 
-    def value(self, sample: Sample) -> Spread:
+    def value(self, samples: Sequence[Sample]) -> Spread:
         """Of a pair of networks."""
-        return median_of(sample.seconds[:, 1]) if self.absolute else sample.ratio(1, 0)
+        return seconds_of(samples) if self.absolute else ratio_of(samples)
 
     def met(self, trial: Trial) -> bool:
         return trial.value.median <= self.most
@@ -100,6 +108,7 @@ def to_latency(
         dense.eval()
         calls = calls_of(dense, example, coupling)
         points = timed(source, wanted(calls.layers))
+        notes: list[str] = []
         call = source.call(dense, example)
         turns = source.pair(call, call).seconds
         whole, fastest = float(np.median(turns)), float(turns.min())  # layers are timed by their fastest turns too
@@ -109,26 +118,34 @@ def to_latency(
         model = calibrated(calls, coupling, points.layer, fastest, calling, passing)
         timing = Timing(model.without(drop, coupling), fastest, fastest)
 
+        def small(kept: Kept) -> nn.Module:
+            return apply(dense, plan_for(coupling, kept, drop)).eval()
+
         def measured(kept: Kept) -> Sample:
-            small = apply(dense, plan_for(coupling, kept, drop)).eval()
-            return source.pair(call, source.call(small, example))
+            return source.pair(call, source.call(small(kept), example))
+
+        def again(kept: Kept) -> list[Sample]:
+            try:
+                return source.pairs(dense, small(kept), example)
+            except InputError as error:
+                notes.append(f"latency: measured in this process alone: {error}")
+                return []
 
         budget = goal.latency
         absolute = isinstance(budget, Seconds)
         most = budget.value if isinstance(budget, Seconds) else float(budget or 0)
         goal.limits({**dict.fromkeys(goal.budgets, 2**62), "latency": whole})  # a time above the dense one is refused
         asked = Asked(most, whole if absolute else 1.0, absolute)
-        search = Search(coupling, scores, goal, drop, scope, timing, asked, measured)
+        search = Search(coupling, scores, goal, drop, scope, timing, asked, measured, again)
         trials = search.trials()
-    best = chosen(trials, asked)
+        best = search.settled(trials)
     conditions = source.conditions()
-    ratio, pruned = best.sample.ratio(1, 0), median_of(best.sample.seconds[:, 1])
     found = Latency(
         asked=str(Target(latency=budget)).partition("=")[2],
         predicted=best.predicted / fastest,
-        measured=ratio,
-        dense=float(np.median(best.sample.seconds[:, 0])),
-        pruned=pruned,
+        measured=ratio_of(best.samples),
+        dense=best.dense,
+        pruned=seconds_of(best.samples),
         holds=asked.met(best),
         runtime=source.runtime,
         threads=source.threads,
@@ -139,13 +156,15 @@ def to_latency(
         rounds=len(trials),
         points=points.points,
         timed=points.fresh,
+        processes=len(best.samples) if len(best.samples) > 1 else 0,
     )
-    return best.kept, found, (*points.notes, *remarks(best, asked, len(trials)))
+    return best.kept, found, (*points.notes, *notes, *remarks(best, asked, len(trials)))
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """The rounds. measured: makes the cut of these channels and times it against the dense network."""
+    """The rounds. measured: makes the cut of these channels and times it against the dense network; again: the same in
+    fresh processes, or nothing."""
 
     coupling: Coupling
     scores: Sequence[Floats]
@@ -155,6 +174,7 @@ class Search:
     timing: Timing
     asked: Asked
     measured: Callable[[Kept], Sample]
+    again: Callable[[Kept], list[Sample]]
 
     def trials(self) -> list[Trial]:
         """Cuts with what they were measured at, in order. Raises TargetError."""
@@ -178,9 +198,11 @@ class Search:
             if widths in known:
                 break
             known.add(widths)
-            sample = self.measured(kept)
+            samples = (self.measured(kept),)
             predicted = float(self.timing.seconds(np.array([widths], np.int64))[0])
-            trial = Trial(kept, limit, predicted, sample, asked.value(sample))
+            trial = Trial(kept, limit, predicted, samples, asked.value(samples))
+            if asked.done(trial):
+                trial = self.confirmed(trial)
             found.append(trial)
             if asked.done(trial) or (asked.most >= asked.whole and widths == self.coupling.widths):
                 break
@@ -190,6 +212,19 @@ class Search:
                 break
             limit = corrected([(t.predicted, t.value.median) for t in found], (dense, asked.whole), aim)
         return found
+
+    def confirmed(self, trial: Trial) -> Trial:
+        """The same cut with what fresh processes say of it, where there are any."""
+        samples = tuple(self.again(trial.kept)) or trial.samples
+        return replace(trial, samples=samples, value=self.asked.value(samples), final=True)
+
+    def settled(self, trials: list[Trial]) -> Trial:
+        """The one to keep: chosen by its last measurement."""
+        while True:
+            best = chosen(trials, self.asked)
+            if best.final:
+                return best
+            trials[trials.index(best)] = self.confirmed(best)
 
 
 def corrected(found: Sequence[tuple[float, float]], dense: tuple[float, float], aim: float) -> float:
@@ -228,11 +263,23 @@ def remarks(trial: Trial, asked: Asked, rounds: int) -> tuple[str, ...]:
 
 def impossible(asked: Asked, trial: Trial) -> TargetError:
     """The refusal, with what the smallest network was measured at."""
-    took = median_of(trial.sample.seconds[:, 1])
     return TargetError(
         f"the target cannot be met: latency asks for at most {asked.text(asked.most)}, the smallest possible takes "
-        f"{asked.text(trial.value.median)}, measured: {milliseconds(took)}"
+        f"{asked.text(trial.value.median)}, measured: {milliseconds(seconds_of(trial.samples))}"
     )
+
+
+def ratio_of(samples: Sequence[Sample]) -> Spread:
+    """Pruned over dense, of one process or of several."""
+    ratios = [sample.ratio(1, 0) for sample in samples]
+    return ratios[0] if len(ratios) == 1 else across(np.array([ratio.median for ratio in ratios]))
+
+
+def seconds_of(samples: Sequence[Sample]) -> Spread:
+    """Of the pruned network, of one process or of several."""
+    if len(samples) > 1:
+        return across(np.array([np.median(sample.seconds[:, 1]) for sample in samples]))
+    return median_of(samples[0].seconds[:, 1])
 
 
 def median_of(values: Floats, *, seed: int = 0) -> Spread:

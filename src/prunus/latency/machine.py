@@ -14,10 +14,11 @@ from torch import nn
 from ..errors import InputError, UnknownName
 from ..progress import bar
 from . import cache
+from .fresh import in_fresh_processes
 from .measure import hardware, versions
-from .onelayer import FILES, one_layer, one_pass
+from .onelayer import one_layer, one_pass
 from .pairs import Call, Sample, interleaved
-from .runners import RUNNERS, needed
+from .runners import FILES, RUNNERS, needed
 from .settings import Setting
 from .tables import Lookup, Point
 
@@ -64,12 +65,16 @@ class Source(Protocol):
         """Seconds of both, in turns: (turns, 2)."""
         ...
 
+    def pairs(self, dense: nn.Module, pruned: nn.Module, example: Any) -> list[Sample]:
+        """The same in each of several fresh processes; none where the runtime has no files to give them."""
+        ...
+
 
 @dataclass(frozen=True)
 class Machine:
     """This machine. seconds and turns: of a pair of networks at most; a pair is finished sooner where the 95 % interval
     of its ratio is within `within` of its median to both sides, and takes up to `patience` times as long where it is
-    not within `coarse`: the machine is busy then."""
+    not within `coarse`: the machine is busy then. processes: fresh ones in which an accepted cut is timed again."""
 
     runtime: str
     threads: int
@@ -79,6 +84,7 @@ class Machine:
     turns: int = 200
     coarse: float = 0.02
     patience: float = 4.0
+    processes: int = 5
     clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
 
     def conditions(self) -> dict[str, Any]:
@@ -112,6 +118,12 @@ class Machine:
                 return found
             more = interleaved([dense, pruned], seconds=part, warm=0.0, least=3, sync=self._sync(), clock=self.clock)
             found = Sample(np.concatenate([found.seconds, more.seconds]))
+
+    def pairs(self, dense: nn.Module, pruned: nn.Module, example: Any) -> list[Sample]:
+        """Of runtimes of files. Raises InputError where a process fails."""
+        if self.runtime not in FILES or not self.processes:
+            return []
+        return in_fresh_processes(self, dense, pruned, example)
 
     def _sync(self) -> Call | None:
         return torch.cuda.synchronize if torch.device(self.device).type == "cuda" else None

@@ -14,13 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError
-from .runners import needed, ort_session
+from .runners import FILES, in_onnxruntime
 from .settings import DEPTHWISE, Setting
 
 Call = Callable[[], object]
-
-FILES = frozenset({"onnxruntime", "openvino"})
-"""Runtimes that run a file."""
 
 OPSET = 17
 """Of the graphs of one node: any that has these ops would do."""
@@ -108,13 +105,7 @@ def in_runtime(runtime: str, made: tuple[Any, dict[str, Any]], threads: int) -> 
 
     found, given = made
     whole = helper.make_model(found, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8).SerializeToString()
-    if runtime == "onnxruntime":
-        # Alone, and in a network its threads are still awake from the layer before.
-        session = ort_session(whole, threads, in_turns=False)
-        return lambda: session.run(None, given)
-    ov = needed("openvino")
-    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    core = ov.Core()
-    request = core.compile_model(core.read_model(whole), "CPU", hints).create_infer_request()
     values = list(given.values())
-    return lambda: request.infer(values)
+    if runtime == "onnxruntime":
+        return in_onnxruntime(whole, values, threads, in_turns=False)  # in a network its threads are still awake
+    return FILES[runtime](whole, values, threads)

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import torch
 
 from ..errors import InputError
+from ..student import one_more
 from ..timing import Spread
 
-__all__ = ["Sample", "Spread", "interleaved", "ratio_of", "spread_of"]
+__all__ = ["Sample", "Spread", "across", "interleaved", "ratio_of", "spread_of"]
 
 Floats = npt.NDArray[np.float64]
 Call = Callable[[], object]
@@ -43,6 +44,12 @@ class Sample:
     def ratio(self, over: int, under: int) -> Spread:
         """Network `over` against network `under`: the median of the turns' ratios, with its 95 % interval."""
         return ratio_of(self.seconds[:, over], self.seconds[:, under])
+
+
+def across(medians: Floats) -> Spread:
+    """Of processes that measured the same: the median of their medians, and where one more is expected."""
+    low, high = one_more(medians.tolist())
+    return Spread(float(np.median(medians)), low, high)
 
 
 def spread_of(values: Floats) -> Spread:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..state import call_model, example_tensors
 
 Call = Callable[[], object]
+Array = npt.NDArray[Any]
 
 
 class Runner(Protocol):
@@ -50,15 +52,37 @@ def compiled(model: nn.Module, example: Any, threads: int) -> Call:
 
 def onnxruntime(model: nn.Module, example: Any, threads: int) -> Call:
     """ONNX Runtime on the CPU, on the exported file."""
-    needed("onnxruntime")
+    return _exported("onnxruntime", model, example, threads)
+
+
+def openvino(model: nn.Module, example: Any, threads: int) -> Call:
+    """OpenVINO on the CPU, tuned for latency, in float32."""
+    return _exported("openvino", model, example, threads)
+
+
+def _exported(runtime: str, model: nn.Module, example: Any, threads: int) -> Call:
+    from ..exporting import export
+
+    needed(runtime)
     with tempfile.TemporaryDirectory() as folder:
-        session = ort_session(str(_exported(model, example, Path(folder) / "model.onnx")), threads, in_turns=True)
-    values = [t.detach().cpu().numpy() for t in example_tensors(example)]
+        path = Path(folder) / "model.onnx"
+        export(model, example, path, dynamic=False)
+        return FILES[runtime](str(path), arrays_of(example), threads)
+
+
+def arrays_of(example: Any) -> list[Array]:
+    """The tensors of an example, in order, as the inputs of an exported file."""
+    return [t.detach().cpu().numpy() for t in example_tensors(example)]
+
+
+def in_onnxruntime(graph: str | bytes, values: Sequence[Array], threads: int, *, in_turns: bool = True) -> Call:
+    """A call of a graph in ONNX Runtime."""
+    session = ort_session(graph, threads, in_turns=in_turns)
     given = dict(zip((put.name for put in session.get_inputs()), values, strict=True))
     return lambda: session.run(None, given)
 
 
-def ort_session(file: str | bytes, threads: int, *, in_turns: bool) -> Any:
+def ort_session(graph: str | bytes, threads: int, *, in_turns: bool) -> Any:
     """An ONNX Runtime session on the CPU. in_turns: its threads rest between calls. By default they go on spinning for
     some tens of milliseconds, and the network that is timed next shares its cores with them."""
     ort = needed("onnxruntime")
@@ -67,26 +91,15 @@ def ort_session(file: str | bytes, threads: int, *, in_turns: bool) -> Any:
     options.log_severity_level = 3
     if in_turns:
         options.add_session_config_entry("session.force_spinning_stop", "1")
-    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def openvino(model: nn.Module, example: Any, threads: int) -> Call:
-    """OpenVINO on the CPU, tuned for latency, in float32."""
-    ov = needed("openvino")
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(model, example, Path(folder) / "model.onnx")
-        hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        ready = ov.Core().compile_model(str(path), "CPU", hints)
-    values = [t.detach().cpu().numpy() for t in example_tensors(example)]
-    request = ready.create_infer_request()
-    return lambda: request.infer(values)
-
-
-def _exported(model: nn.Module, example: Any, path: Path) -> Path:
-    from ..exporting import export
-
-    export(model, example, path, dynamic=False)
-    return path
+def in_openvino(graph: str | bytes, values: Sequence[Array], threads: int) -> Call:
+    """A call of a graph in OpenVINO, tuned for latency, in float32."""
+    core = needed("openvino").Core()
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(core.read_model(graph), "CPU", hints).create_infer_request()
+    return lambda: request.infer(list(values))
 
 
 def needed(name: str) -> Any:
@@ -97,6 +110,11 @@ def needed(name: str) -> Any:
     except ImportError:
         raise InputError(f'{name} is not installed: pip install "prunus[export]"') from None
 
+
+FILES: Mapping[str, Callable[[str | bytes, Sequence[Array], int], Call]] = MappingProxyType(
+    {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
+)
+"""Runtimes that run a file: a call of one, by its path or its bytes."""
 
 RUNNERS: Mapping[str, tuple[Runner, str]] = MappingProxyType(
     {
