@@ -17,7 +17,7 @@ class Clock:
     """Time goes on in calls alone."""
 
     def __init__(self, noise: float) -> None:
-        self.now, self.noise = 0.0, noise
+        self.now, self.noise, self.calls = 0.0, noise, 0
         self.draw = np.random.default_rng(0)
 
     def __call__(self) -> float:
@@ -25,6 +25,7 @@ class Clock:
 
     def taking(self, seconds: float) -> Call:
         def call() -> None:
+            self.calls += 1
             self.now += seconds * float(np.exp(self.noise * self.draw.standard_normal()))
 
         return call
@@ -37,13 +38,14 @@ def test_a_busy_machine_is_given_time(noise: float, least: float, most: float) -
     machine = Machine("eager", 1, seconds=10.0, turns=10_000, clock=clock)
     found = machine.pair(clock.taking(0.1), clock.taking(0.06))
     assert least < clock.now / 10.0 <= most
-    assert 0.4 < found.ratio(1, 0).median < 0.9
+    assert 0.58 < found.ratio(1, 0).median < 0.62 or noise > 0.5
 
 
 def test_turns_are_limited_likewise() -> None:
     clock = Clock(0.9)
     found = Machine("eager", 1, seconds=1e6, turns=30, clock=clock).pair(clock.taking(100.0), clock.taking(60.0))
-    assert len(found.seconds) >= 120
+    assert clock.calls >= 4 * 120  # two networks, each once untimed in its turn
+    assert 30 <= len(found.seconds) < 100  # the quiet ones
 
 
 def test_a_wide_interval_is_told_of() -> None:

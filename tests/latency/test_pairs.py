@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from prunus.errors import InputError
-from prunus.latency import interleaved, ratio_of, spread_of
+from prunus.latency import Sample, interleaved, ratio_of, spread_of
+from prunus.latency.pairs import LEAST, across, quiet, quiet_among
 
 
 class Clock:
@@ -91,3 +92,42 @@ def test_quartiles() -> None:
 def test_nothing_to_time_is_refused(words: dict[str, object]) -> None:
     with pytest.raises(InputError, match="nothing to time"):
         interleaved(**{"calls": [lambda: None], **words})  # type: ignore[arg-type]
+
+
+def turns(count: int, more: float = 0.0) -> Sample:
+    """Of 5 and 3 ms with a little noise, and so much more for every call."""
+    draw = np.random.default_rng(count)
+    return Sample((np.array([5e-3, 3e-3]) + more) * np.exp(0.01 * draw.standard_normal((count, 2))))
+
+
+def test_what_adds_the_same_to_every_call_is_not_in_a_ratio() -> None:
+    """Two thirds of the turns take 2 ms more: the median ratio of all is 5/7."""
+    both = Sample(np.concatenate([turns(40).seconds, turns(80, 2e-3).seconds]))
+    assert both.ratio(1, 0).median == pytest.approx(5 / 7, rel=0.02)
+    calm = quiet(both)
+    assert len(calm.seconds) == 40 and calm.ratio(1, 0).median == pytest.approx(0.6, rel=0.01)
+    assert len(quiet(turns(40)).seconds) == 40
+    wild = Sample(np.exp(2 * np.random.default_rng(0).standard_normal((100, 2))))
+    assert len(quiet(wild).seconds) >= 25
+
+
+def test_processes_that_found_the_machine_busy_do_not_count() -> None:
+    samples = [turns(40), turns(41), turns(42, 2e-3), turns(43)]
+    kept = quiet_among(samples)
+    assert [len(sample.seconds) for sample in kept] == [40, 41, 43]
+    late = Sample(np.concatenate([turns(50, 2e-3).seconds, turns(LEAST).seconds]))
+    assert len(quiet_among([*samples, late])[-1].seconds) == LEAST
+    assert quiet_among(samples[1:3]) == samples[1:3]  # too few to tell
+
+
+def test_where_one_more_process_is_expected() -> None:
+    """Of 20,000 samples of five and one more, the interval holds 95 %."""
+    draws = np.random.default_rng(0).normal(0.6, 0.01, (20_000, 6))
+    off = 2.7764 * draws[:, :5].std(axis=1, ddof=1) * 1.2**0.5
+    mean = draws[:, :5].mean(axis=1)
+    assert np.mean(np.abs(draws[:, 5] - mean) <= off) == pytest.approx(0.95, abs=0.005)
+    found = across(draws[0, :5])
+    assert (found.low, found.high) == pytest.approx((mean[0] - off[0], mean[0] + off[0]), rel=1e-4)
+    assert found.median == np.median(draws[0, :5])
+    with pytest.raises(InputError, match="1 values"):
+        across(draws[0, :1])

@@ -87,12 +87,10 @@ def _show(model: str, found: Bench, layers: int) -> None:
             (f"{x.name} ({x.kind})", f"{1e3 * x.dense:.3g}", f"{1e3 * x.pruned:.3g}", f"{x.ratio:.2f}") for x in slow
         )
         table(("layer, eager", "dense, ms", "pruned, ms", "ratio"), times)
-    for line in found.verdict:
+    for line in (*found.verdict, *(line for row in found.rows for line in row.busy)):
         say(line)
     say(f"{found.hardware}, {found.threads} threads, {found.device}; {versions_text(found.versions)}")
-    say(
-        "times are medians, brackets 95 % intervals of the median ratio of neighbouring turns; peak: beside the weights"
-    )
+    say("times are medians, brackets 95 % intervals of the median ratio of quiet turns; peak: beside the weights")
 
 
 BENCH = Verb(

@@ -251,7 +251,7 @@ def remarks(trial: Trial, asked: Asked, rounds: int) -> tuple[str, ...]:
     """What to say of a cut that is not as asked."""
     value = trial.value
     got = f"{asked.text(value.median)} measured, {asked.text(asked.most)} asked"
-    busy = f"latency: {got}, in an interval that reaches to {asked.text(value.high)}: the machine was busy"
+    busy = f"latency: {got}, in an interval that reaches to {asked.text(value.high)}: the machine is busy, or uneven"
     if asked.done(trial):
         return (busy,) if value.high > asked.most + BAND * asked.whole else ()
     if asked.met(trial):

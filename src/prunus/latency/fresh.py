@@ -1,8 +1,9 @@
-"""A pair of exported networks, timed in fresh processes.
+"""A pair of exported networks, timed in fresh processes, one after another.
 
-What memory a process happens to get moves the latency of a small network by some points, and no number of turns within
-one process shows it. So a cut that is accepted is measured in several, one after another, each with sessions of its
-own; the spread of their medians is what one more process is to be held against.
+A machine has phases of seconds or minutes in which a network of a few milliseconds is some points slower against
+another, and turns that follow one another at once do not show it. So a cut that is accepted is measured in several
+processes, each with sessions of its own, over a minute or so; the spread of their medians is what one more process is
+to be held against.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 from ..child import command, environment
 from ..errors import InputError
 from ..progress import bar
-from .pairs import Sample
+from .pairs import Sample, quiet_among
 from .runners import arrays_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ EXAMPLE, SETTINGS, TURNS = "example.npz", "settings.json", "turns.npy"
 
 
 def in_fresh_processes(machine: Machine, dense: nn.Module, pruned: nn.Module, example: Any) -> list[Sample]:
-    """One sample of a pair for each of `machine.processes`. Raises InputError where a process does not come to its end.
+    """The quiet turns of a pair in each of `machine.processes` that found the machine quiet, or in twice as many where
+    fewer did. Raises InputError where a process does not come to its end.
 
     machine: with a runtime of files."""
     from ..exporting import export
@@ -44,12 +46,14 @@ def in_fresh_processes(machine: Machine, dense: nn.Module, pruned: nn.Module, ex
             export(net, example, folder / name, dynamic=False)
         np.savez(folder / EXAMPLE, *arrays_of(example))
         (folder / SETTINGS).write_text(json.dumps(told), "utf-8")
-        found = []
-        with bar(f"timing in fresh processes on {machine.runtime}", machine.processes, wanted=True) as shown:
-            for _ in range(machine.processes):
+        found: list[Sample] = []
+        calm: list[Sample] = []
+        with bar(f"timing in fresh processes on {machine.runtime}", machine.processes) as shown:
+            while len(calm) < machine.processes and len(found) < 2 * machine.processes:
                 found.append(_one(folder))
+                calm = quiet_among(found)
                 shown.advance()
-    return found
+    return calm
 
 
 def _one(folder: Path) -> Sample:

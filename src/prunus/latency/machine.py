@@ -17,7 +17,7 @@ from . import cache
 from .fresh import in_fresh_processes
 from .measure import hardware, versions
 from .onelayer import one_layer, one_pass
-from .pairs import Call, Sample, interleaved
+from .pairs import Call, Sample, interleaved, quiet
 from .runners import FILES, RUNNERS, needed
 from .settings import Setting
 from .tables import Lookup, Point
@@ -62,11 +62,11 @@ class Source(Protocol):
         ...
 
     def pair(self, dense: Call, pruned: Call) -> Sample:
-        """Seconds of both, in turns: (turns, 2)."""
+        """Seconds of both, in quiet turns: (turns, 2)."""
         ...
 
     def pairs(self, dense: nn.Module, pruned: nn.Module, example: Any) -> list[Sample]:
-        """The same in each of several fresh processes; none where the runtime has no files to give them."""
+        """The same in several fresh processes; none where the runtime has no files to give them."""
         ...
 
 
@@ -74,7 +74,8 @@ class Source(Protocol):
 class Machine:
     """This machine. seconds and turns: of a pair of networks at most; a pair is finished sooner where the 95 % interval
     of its ratio is within `within` of its median to both sides, and takes up to `patience` times as long where it is
-    not within `coarse`: the machine is busy then. processes: fresh ones in which an accepted cut is timed again."""
+    not within `coarse`: the machine is busy then. processes: fresh ones in which an accepted cut is timed again; up to
+    twice as many are started where some find the machine busy."""
 
     runtime: str
     threads: int
@@ -107,15 +108,16 @@ class Machine:
         return RUNNERS[self.runtime][0](model, example, self.threads)
 
     def pair(self, dense: Call, pruned: Call) -> Sample:
-        """Turns until the ratio is known well, or the time is over."""
+        """Turns until the ratio is known well, or the time is over; of these the quiet ones."""
         start, part = self.clock(), self.seconds / 10
         found = interleaved([dense, pruned], seconds=part, warm=part / 4, sync=self._sync(), clock=self.clock)
         while True:
-            ratio = found.ratio(1, 0)
+            calm = quiet(found)
+            ratio = calm.ratio(1, 0)
             off = max(ratio.high - ratio.median, ratio.median - ratio.low) / ratio.median
             spent = max((self.clock() - start) / self.seconds, len(found.seconds) / self.turns)
             if off <= self.within or spent >= (self.patience if off > self.coarse else 1.0):
-                return found
+                return calm
             more = interleaved([dense, pruned], seconds=part, warm=0.0, least=3, sync=self._sync(), clock=self.clock)
             found = Sample(np.concatenate([found.seconds, more.seconds]))
 

@@ -22,18 +22,21 @@ from ..exporting.given import short
 from ..state import as_found, example_tensors
 from .layers import Layer, layers_of
 from .memory import peak_bytes
-from .pairs import Call, Sample, Spread, interleaved
+from .pairs import Call, Sample, Spread, interleaved, quiet
 from .runners import RUNNERS, eager
 from .verdict import verdict_of
+
+CALM = 0.75
+"""A smaller share of quiet turns is told of."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """One runtime at one batch size. Times are seconds a call: median and quartiles.
 
-    ratio: pruned over dense, the median of neighbouring turns with its 95 % interval; noise: the same of the dense
-    network against itself. Both are None where only one network was timed. peak: bytes that a forward holds at most
-    beside weights and inputs, as torch runs it.
+    ratio: pruned over dense, the median of the quiet turns with its 95 % interval (`pairs`); noise: the same of the
+    dense network against itself; calm: the share of quiet turns. Ratio and pruned are None where only one network was
+    timed. peak: bytes that a forward holds at most beside weights and inputs, as torch runs it.
     """
 
     runtime: str
@@ -43,11 +46,18 @@ class Row:
     ratio: Spread | None
     noise: Spread
     peak: tuple[int, int | None]
+    calm: float = 1.0
 
     @property
     def images_per_second(self) -> tuple[float, float | None]:
         """Samples a second at the medians, dense and pruned."""
         return self.batch / self.dense.median, None if self.pruned is None else self.batch / self.pruned.median
+
+    @property
+    def busy(self) -> tuple[str, ...]:
+        """What to say of a machine that did other work."""
+        name, share = f"{self.runtime}, batch {self.batch}", 100 - 100 * self.calm
+        return (f"{name}: the machine was busy in {share:.0f} % of the turns",) if self.calm < CALM else ()
 
     @property
     def told(self) -> bool:
@@ -77,6 +87,7 @@ class Bench:
             if row.pruned is not None and row.ratio is not None:
                 text += f" -> {milliseconds(row.pruned)}, ratio {ratio_text(row.ratio)}"
             lines.append(f"{text} (dense against itself {ratio_text(row.noise)})")
+            lines += row.busy
         return "\n".join([*lines, *self.verdict])
 
 
@@ -173,10 +184,12 @@ def _started(runtime: str, net: nn.Module, given: Any, threads: int) -> Call:
 
 
 def _row(runtime: str, size: int, sample: Sample, nets: int, peaks: list[int]) -> Row:
-    noise = sample.ratio(nets, 0)  # the dense network, timed twice a turn
+    few = quiet(sample)
+    noise = few.ratio(nets, 0)  # the dense network, timed twice a turn
+    calm = len(few.seconds) / len(sample.seconds)
     if nets == 1:
-        return Row(runtime, size, sample.of(0), None, None, noise, (peaks[0], None))
-    return Row(runtime, size, sample.of(0), sample.of(1), sample.ratio(1, 0), noise, (peaks[0], peaks[1]))
+        return Row(runtime, size, sample.of(0), None, None, noise, (peaks[0], None), calm)
+    return Row(runtime, size, sample.of(0), sample.of(1), few.ratio(1, 0), noise, (peaks[0], peaks[1]), calm)
 
 
 @contextmanager

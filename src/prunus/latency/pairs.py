@@ -2,8 +2,12 @@
 
 A turn runs every network, in an order that is reversed from turn to turn (AB BA AB …), so that a steady drift favours
 none. A network is called once untimed in its turn, and then until BLOCK is over: the first call finds caches full of
-another network, and says more about that than about its own. Median and interval are of all turns; the interval of a
-ratio is a bootstrap over turns (Efron 1979) of the median of their ratios, with a fixed seed.
+another network, and says more about that than about its own. The interval of a ratio is a bootstrap over turns (Efron
+1979) of the median of their ratios, with a fixed seed.
+
+What else runs on a machine, or on the host of a virtual one, only ever adds, and often to every call alike for some
+seconds: a ratio then says more about that. So ratios are of quiet turns, in which all networks together took at most
+QUIET times what they take in the fastest tenth of the turns; of the fastest quarter where those are fewer.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from ..errors import InputError
 from ..student import one_more
 from ..timing import Spread
 
-__all__ = ["Sample", "Spread", "across", "interleaved", "ratio_of", "spread_of"]
+__all__ = ["Sample", "Spread", "across", "interleaved", "quiet", "quiet_among", "ratio_of", "spread_of"]
 
 Floats = npt.NDArray[np.float64]
 Call = Callable[[], object]
@@ -29,6 +33,9 @@ DRAWS = 2000
 """Of the bootstrap."""
 BLOCK = 0.03
 """Seconds that a network is timed for in a turn, at least."""
+QUIET = 1.1
+LEAST = 11
+"""Turns that say something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +48,31 @@ class Sample:
         """Network k alone."""
         return spread_of(self.seconds[:, k])
 
+    @property
+    def whole_turns(self) -> Floats:
+        """Seconds of a call of any network, for each turn: the geometric mean, so that no network counts for more."""
+        logs: Floats = np.log(self.seconds).mean(axis=1)
+        return np.exp(logs)
+
     def ratio(self, over: int, under: int) -> Spread:
         """Network `over` against network `under`: the median of the turns' ratios, with its 95 % interval."""
         return ratio_of(self.seconds[:, over], self.seconds[:, under])
+
+
+def quiet(sample: Sample) -> Sample:
+    """The turns in which nothing else was at work, as far as the others tell."""
+    took = sample.whole_turns
+    tenth, quarter = np.quantile(took, (0.1, 0.25))
+    return Sample(sample.seconds[took <= max(QUIET * tenth, quarter)])
+
+
+def quiet_among(samples: Sequence[Sample]) -> list[Sample]:
+    """Of several processes that timed the same, those that had LEAST quiet turns by the measure of all, with these
+    turns; where fewer than three had, all of them."""
+    limit = QUIET * np.quantile(np.concatenate([sample.whole_turns for sample in samples]), 0.1)
+    kept = [Sample(sample.seconds[sample.whole_turns <= limit]) for sample in samples]
+    kept = [sample for sample in kept if len(sample.seconds) >= LEAST]
+    return kept if len(kept) >= 3 else list(samples)
 
 
 def across(medians: Floats) -> Spread:
@@ -72,7 +101,7 @@ def interleaved(
     *,
     seconds: float = 3.0,
     warm: float = 0.5,
-    least: int = 11,
+    least: int = LEAST,
     block: float = BLOCK,
     sync: Call | None = None,
     clock: Callable[[], float] = time.perf_counter,
