@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.engine.split import Split
 from prunus.errors import InputError
-from prunus.latency import RUNNERS, interleaved
+from prunus.latency import RUNNERS, interleaved, quiet
 from prunus.latency.measure import versions as runtime_versions
 from prunus.plan import Plan
 from prunus.surgery import verify
@@ -127,7 +127,7 @@ def cuts(dense: nn.Module, x: Tensor, name: str, options: argparse.Namespace) ->
     for _ in range(TRIES):
         second = prunus.prune(dense, x, f"macs={share:.3f}%", method, check=False)
         taken = [*calls, runner(second.model.eval(), x, options.runtime_threads), calls[0]]
-        sample = interleaved(taken, seconds=options.seconds, warm=options.seconds / 20)
+        sample = quiet(interleaved(taken, seconds=options.seconds, warm=options.seconds / 20))
         ratio = sample.ratio(2, 1).median
         print(f"{name}, macs={share:.2f}%: {ratio:.3f} of the cut for the latency", flush=True)
         if best is None or abs(ratio - 1) < abs(best[0] - 1):

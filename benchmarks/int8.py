@@ -35,7 +35,7 @@ from prunus.engine.loop import fit
 from prunus.engine.split import Split
 from prunus.errors import InputError
 from prunus.exporting import Int8
-from prunus.latency import interleaved
+from prunus.latency import interleaved, quiet
 from prunus.latency.runners import ort_session
 
 ROWS = ("dense", "pruned", "dense, int8", "pruned, int8")
@@ -156,7 +156,7 @@ def timed(files: Sequence[Path], example: Tensor, options: argparse.Namespace) -
         session = ort_session(str(file), torch.get_num_threads(), in_turns=True)
         given = {session.get_inputs()[0].name: example.numpy()}
         calls.append(lambda session=session, given=given: session.run(None, given))
-    sample = interleaved(calls, seconds=options.seconds)
+    sample = quiet(interleaved(calls, seconds=options.seconds))
     names = (*ROWS, "noise")
     ratios = {name: sample.ratio(k, 0) for k, name in enumerate(names) if k}
     return {

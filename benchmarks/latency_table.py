@@ -22,7 +22,7 @@ from records import Record, append, known
 
 import prunus
 from prunus.errors import InputError
-from prunus.latency import RUNNERS, Spread, interleaved
+from prunus.latency import RUNNERS, Spread, interleaved, quiet
 from prunus.latency.measure import hardware, ratio_text, versions
 from prunus.models import resolve
 
@@ -65,7 +65,7 @@ def conditions(name: str, options: argparse.Namespace, told: Sequence[Record]) -
     return (
         f"`python benchmarks/{name}.py`, {options.runtime}, {options.threads} threads, batch 1, {options.side} pixels, "
         f"`{options.target}`; {every(told, 'hardware')}; {all_versions(told)}. Brackets are 95 % intervals of "
-        "the median ratio of neighbouring turns."
+        "the median ratio of quiet turns."
     )
 
 
@@ -87,14 +87,16 @@ def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
     cuts = [prunus.prune(dense, x, f"{options.target}{more}", check=False) for more in ("", ",round=8")]
     nets = [dense, *(cut.model.eval() for cut in cuts)]
     calls = [RUNNERS[options.runtime][0](net, x, options.threads) for net in nets]
-    sample = interleaved([*calls, calls[0]], seconds=options.seconds, warm=options.seconds / 60)
+    every_turn = interleaved([*calls, calls[0]], seconds=options.seconds, warm=options.seconds / 60)
+    sample = quiet(every_turn)
     return {
         "dense": vars(sample.of(0)),
         "any": {"macs": cuts[0].after.macs / cuts[0].before.macs, "ratio": vars(sample.ratio(1, 0))},
         "round8": {"macs": cuts[1].after.macs / cuts[1].before.macs, "ratio": vars(sample.ratio(2, 0))},
         "round8_over_any": vars(sample.ratio(2, 1)),
         "noise": vars(sample.ratio(3, 0)),
-        "turns": len(sample.seconds),
+        "turns": len(every_turn.seconds),
+        "quiet": len(sample.seconds),
         "hardware": hardware(torch.device("cpu")),
         "versions": {"Prunus": prunus.__version__, **versions([options.runtime])},
     }

@@ -2,7 +2,7 @@
 
 from ..timing import Latency, Timing
 from .measure import Bench, Row, bench
-from .pairs import Sample, Spread, interleaved, ratio_of, spread_of
+from .pairs import Sample, Spread, interleaved, quiet, ratio_of, spread_of
 from .runners import RUNNERS
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Timing",
     "bench",
     "interleaved",
+    "quiet",
     "ratio_of",
     "spread_of",
 ]
