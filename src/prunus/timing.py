@@ -59,7 +59,8 @@ class Latency:
     pruned: median and 95 % interval of the median. holds: whether the measured median is at or under what was asked.
     points: layer timings that the tables rest on, timed: those that no cache had. rounds: cuts that were measured.
     processes: fresh ones that the last measurement was made in. 0: in the process that pruned. Else medians are those
-    of the processes' medians, and an interval is where one more process is expected with 95 % (`student.one_more`).
+    of the processes' medians, and an interval is where one more process is expected with 95 % (`student.one_more`), and
+    at least what may be added to every call while a machine counts as quiet (`latency.aimed.ratio_of`).
     """
 
     asked: str

@@ -36,7 +36,7 @@ from ..timing import Latency, Spread, Timing
 from .machine import Source, machine, timed
 from .measure import milliseconds
 from .model import calibrated
-from .pairs import DRAWS, Sample, across
+from .pairs import DRAWS, QUIET, Sample, across
 from .runners import FILES
 from .settings import batch_of, calls_of
 from .tables import wanted
@@ -270,16 +270,24 @@ def impossible(asked: Asked, trial: Trial) -> TargetError:
 
 
 def ratio_of(samples: Sequence[Sample]) -> Spread:
-    """Pruned over dense, of one process or of several."""
+    """Pruned over dense, of one process or of several.
+
+    What adds δ to every call of both moves a ratio r by about (1 - r) · δ / dense, and turns count as quiet with a δ of up
+    to QUIET - 1: half of that is what an interval over processes allows for at least.
+    """
     ratios = [sample.ratio(1, 0) for sample in samples]
-    return ratios[0] if len(ratios) == 1 else across(np.array([ratio.median for ratio in ratios]))
+    if len(ratios) == 1:
+        return ratios[0]
+    medians = np.array([ratio.median for ratio in ratios])
+    return across(medians, abs(1 - float(np.median(medians))) * (QUIET - 1) / 2)
 
 
 def seconds_of(samples: Sequence[Sample]) -> Spread:
-    """Of the pruned network, of one process or of several."""
-    if len(samples) > 1:
-        return across(np.array([np.median(sample.seconds[:, 1]) for sample in samples]))
-    return median_of(samples[0].seconds[:, 1])
+    """Of the pruned network, of one process or of several; see `ratio_of`."""
+    if len(samples) == 1:
+        return median_of(samples[0].seconds[:, 1])
+    dense, pruned = np.array([np.median(sample.seconds, axis=0) for sample in samples]).T
+    return across(pruned, float(np.median(dense)) * (QUIET - 1) / 2)
 
 
 def median_of(values: Floats, *, seed: int = 0) -> Spread:

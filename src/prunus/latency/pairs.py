@@ -75,10 +75,12 @@ def quiet_among(samples: Sequence[Sample]) -> list[Sample]:
     return kept if len(kept) >= 3 else list(samples)
 
 
-def across(medians: Floats) -> Spread:
-    """Of processes that measured the same: the median of their medians, and where one more is expected."""
+def across(medians: Floats, least: float = 0.0) -> Spread:
+    """Of processes that measured the same: the median of their medians, and where one more is expected, no nearer than
+    `least` to either side."""
     low, high = one_more(medians.tolist())
-    return Spread(float(np.median(medians)), low, high)
+    middle = float(np.median(medians))
+    return Spread(middle, min(low, middle - least), max(high, middle + least))
 
 
 def spread_of(values: Floats) -> Spread:
