@@ -272,8 +272,8 @@ def impossible(asked: Asked, trial: Trial) -> TargetError:
 def ratio_of(samples: Sequence[Sample]) -> Spread:
     """Pruned over dense, of one process or of several.
 
-    What adds δ to every call of both moves a ratio r by about (1 - r) · δ / dense, and turns count as quiet with a δ of up
-    to QUIET - 1: half of that is what an interval over processes allows for at least.
+    What adds δ to every call of both moves a ratio r by about (1 - r) · δ / dense. Turns count as quiet with a δ of up
+    to QUIET - 1; half of that is what an interval over processes allows for at least.
     """
     ratios = [sample.ratio(1, 0) for sample in samples]
     if len(ratios) == 1:
