@@ -6,12 +6,14 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import prunus.api
 from prunus.errors import InputError
+from prunus.latency import Sample, fresh
 from prunus.latency.machine import Machine, machine
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -24,6 +26,9 @@ def convolutions(width: int) -> nn.Module:
         nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4),
     ).eval()  # fmt: skip
+
+
+NET = convolutions(4)
 
 
 def test_each_process_tells_of_the_pair() -> None:
@@ -56,3 +61,18 @@ def test_a_target_is_measured_in_them(monkeypatch: pytest.MonkeyPatch, tmp_path:
     found = small.latency
     assert found is not None and found.processes == 2 and found.to_json()["processes"] == 2
     assert found.measured.low <= found.measured.median <= found.measured.high
+
+
+@pytest.mark.parametrize(
+    ("more", "started", "kept"),
+    [([0, 0, 0, 0], 3, 3), ([2, 0, 2, 0, 0], 5, 3), ([0, 2, 2, 2, 2, 2], 6, 6), ([0, 2, 0, 2, 2, 2], 6, 6)],
+)
+def test_busy_processes_are_made_up_for(
+    more: list[int], started: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milliseconds that each adds to every call, how many are started of three wanted, and how many count."""
+    left = list(more)
+    wide = np.tile([5e-3, 3e-3], (20, 1))
+    monkeypatch.setattr(fresh, "_one", lambda folder: Sample(wide + 1e-3 * left.pop(0)))
+    found = fresh.in_fresh_processes(Machine("onnxruntime", 1, processes=3), NET, NET, torch.zeros(1, 3, 8, 8))
+    assert (len(more) - len(left), len(found)) == (started, kept)

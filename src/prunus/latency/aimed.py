@@ -158,7 +158,7 @@ def to_latency(
         timed=points.fresh,
         processes=len(best.samples) if len(best.samples) > 1 else 0,
     )
-    return best.kept, found, (*points.notes, *notes, *remarks(best, asked, len(trials)))
+    return best.kept, found, (*points.notes, *dict.fromkeys(notes), *remarks(best, asked, len(trials)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 NETWORKS = ("dense.onnx", "pruned.onnx")
+ENOUGH = 3
+"""Quiet processes that tell how much one more may differ."""
 EXAMPLE, SETTINGS, TURNS = "example.npz", "settings.json", "turns.npy"
 
 
 def in_fresh_processes(machine: Machine, dense: nn.Module, pruned: nn.Module, example: Any) -> list[Sample]:
-    """The quiet turns of a pair in each of `machine.processes` that found the machine quiet, or in twice as many where
-    fewer did. Raises InputError where a process does not come to its end.
+    """The quiet turns of a pair in each of `machine.processes` that found the machine quiet. Up to twice as many are
+    started; where fewer than ENOUGH of these did, all of them count. Raises InputError where a process does not come to
+    its end.
 
     machine: with a runtime of files."""
     from ..exporting import export
@@ -53,7 +56,7 @@ def in_fresh_processes(machine: Machine, dense: nn.Module, pruned: nn.Module, ex
                 found.append(_one(folder))
                 calm = quiet_among(found)
                 shown.advance()
-    return calm
+    return calm if len(calm) >= min(ENOUGH, machine.processes) else found
 
 
 def _one(folder: Path) -> Sample:

@@ -67,12 +67,10 @@ def quiet(sample: Sample) -> Sample:
 
 
 def quiet_among(samples: Sequence[Sample]) -> list[Sample]:
-    """Of several processes that timed the same, those that had LEAST quiet turns by the measure of all, with these
-    turns; where fewer than three had, all of them."""
+    """Of several processes that timed the same, those that had LEAST quiet turns by the measure of all, with these."""
     limit = QUIET * np.quantile(np.concatenate([sample.whole_turns for sample in samples]), 0.1)
     kept = [Sample(sample.seconds[sample.whole_turns <= limit]) for sample in samples]
-    kept = [sample for sample in kept if len(sample.seconds) >= LEAST]
-    return kept if len(kept) >= 3 else list(samples)
+    return [sample for sample in kept if len(sample.seconds) >= LEAST]
 
 
 def across(medians: Floats, least: float = 0.0) -> Spread:
