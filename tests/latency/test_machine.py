@@ -10,7 +10,7 @@ import pytest
 from prunus.latency import Sample
 from prunus.latency.aimed import Asked, Trial, remarks
 from prunus.latency.machine import Machine
-from prunus.latency.pairs import Call
+from prunus.latency.pairs import LEAST, Call
 
 
 class Clock:
@@ -46,6 +46,21 @@ def test_turns_are_limited_likewise() -> None:
     found = Machine("eager", 1, seconds=1e6, turns=30, clock=clock).pair(clock.taking(100.0), clock.taking(60.0))
     assert clock.calls >= 4 * 120  # two networks, each once untimed in its turn
     assert 30 <= len(found.seconds) < 100  # the quiet ones
+
+
+def test_a_few_quiet_turns_do_not_end_it() -> None:
+    """Of the first eleven turns two or three are quiet, and their ratios are all alike."""
+    clock, calls = Clock(0.0), [0]
+
+    def taking(seconds: float) -> Call:
+        def call() -> None:
+            calls[0] += 1
+            clock.now += seconds + (0.001 * calls[0] if 24 < calls[0] < 60 else 0.0)
+
+        return call
+
+    found = Machine("eager", 1, seconds=20.0, turns=10_000, clock=clock).pair(taking(0.1), taking(0.06))
+    assert len(found.seconds) >= LEAST and found.ratio(1, 0).median == pytest.approx(0.6)
 
 
 def test_a_wide_interval_is_told_of() -> None:

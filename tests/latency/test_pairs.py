@@ -118,6 +118,8 @@ def test_processes_that_found_the_machine_busy_do_not_count() -> None:
     late = Sample(np.concatenate([turns(50, 2e-3).seconds, turns(LEAST).seconds]))
     assert len(quiet_among([*samples, late])[-1].seconds) == LEAST
     assert [len(sample.seconds) for sample in quiet_among(samples[1:3])] == [41]
+    slow = Sample(np.concatenate([turns(6).seconds, turns(5, 2e-3).seconds]))  # a network of seconds makes few turns
+    assert [len(sample.seconds) for sample in quiet_among([slow, slow])] == [6, 6]
 
 
 def test_where_one_more_process_is_expected() -> None:

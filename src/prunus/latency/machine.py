@@ -17,7 +17,7 @@ from . import cache
 from .fresh import in_fresh_processes
 from .measure import hardware, versions
 from .onelayer import one_layer, one_pass
-from .pairs import Call, Sample, interleaved, quiet
+from .pairs import LEAST, Call, Sample, interleaved, quiet
 from .runners import FILES, RUNNERS, needed
 from .settings import Setting
 from .tables import Lookup, Point
@@ -116,7 +116,8 @@ class Machine:
             ratio = calm.ratio(1, 0)
             off = max(ratio.high - ratio.median, ratio.median - ratio.low) / ratio.median
             spent = max((self.clock() - start) / self.seconds, len(found.seconds) / self.turns)
-            if off <= self.within or spent >= (self.patience if off > self.coarse else 1.0):
+            known = off <= self.within and len(calm.seconds) >= LEAST  # of few turns an interval says little
+            if known or spent >= (self.patience if off > self.coarse else 1.0):
                 return calm
             more = interleaved([dense, pruned], seconds=part, warm=0.0, least=3, sync=self._sync(), clock=self.clock)
             found = Sample(np.concatenate([found.seconds, more.seconds]))

@@ -67,10 +67,11 @@ def quiet(sample: Sample) -> Sample:
 
 
 def quiet_among(samples: Sequence[Sample]) -> list[Sample]:
-    """Of several processes that timed the same, those that had LEAST quiet turns by the measure of all, with these."""
+    """Of several processes that timed the same, those that had LEAST quiet turns by the measure of all, or where they
+    made few half of theirs, with these."""
     limit = QUIET * np.quantile(np.concatenate([sample.whole_turns for sample in samples]), 0.1)
-    kept = [Sample(sample.seconds[sample.whole_turns <= limit]) for sample in samples]
-    return [sample for sample in kept if len(sample.seconds) >= LEAST]
+    calm = [(sample, sample.whole_turns <= limit) for sample in samples]
+    return [Sample(sample.seconds[at]) for sample, at in calm if at.sum() >= min(LEAST, at.size / 2)]
 
 
 def across(medians: Floats, least: float = 0.0) -> Spread:
