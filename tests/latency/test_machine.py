@@ -10,7 +10,7 @@ import pytest
 from prunus.latency import Sample
 from prunus.latency.aimed import Asked, Trial, remarks
 from prunus.latency.machine import Machine
-from prunus.latency.pairs import LEAST, Call
+from prunus.latency.pairs import LEAST, Call, Spread
 
 
 class Clock:
@@ -71,3 +71,5 @@ def test_a_wide_interval_is_told_of() -> None:
     assert remarks(trial, asked, 1) == ()
     (told,) = remarks(replace(trial, value=replace(trial.value, high=0.7)), asked, 1)
     assert "reaches to 70.00 %" in told and "busy" in told
+    (told,) = remarks(replace(trial, value=Spread(0.4, 0.0, 2.3)), asked, 1)
+    assert "40.00 % measured" in told and "reaches to 230.00 %" in told and "busy" in told

@@ -131,5 +131,6 @@ def test_where_one_more_process_is_expected() -> None:
     found = across(draws[0, :5])
     assert (found.low, found.high) == pytest.approx((mean[0] - off[0], mean[0] + off[0]), rel=1e-4)
     assert found.median == np.median(draws[0, :5])
+    assert across(np.array([0.4, 0.4, 1.6])).low == 0.0
     with pytest.raises(InputError, match="1 values"):
         across(draws[0, :1])

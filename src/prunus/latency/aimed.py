@@ -250,15 +250,16 @@ def chosen(trials: Sequence[Trial], asked: Asked) -> Trial:
 def remarks(trial: Trial, asked: Asked, rounds: int) -> tuple[str, ...]:
     """What to say of a cut that is not as asked."""
     value = trial.value
-    got = f"{asked.text(value.median)} measured, {asked.text(asked.most)} asked"
-    busy = f"latency: {got}, in an interval that reaches to {asked.text(value.high)}: the machine is busy, or uneven"
+    got = f"latency: {asked.text(value.median)} measured, {asked.text(asked.most)} asked"
+    if value.high > max(asked.most, value.median) + BAND * asked.whole:
+        return (f"{got}, in an interval that reaches to {asked.text(value.high)}: the machine is busy, or uneven",)
     if asked.done(trial):
-        return (busy,) if value.high > asked.most + BAND * asked.whole else ()
+        return ()
     if asked.met(trial):
-        return (f"latency: {got}; no cut between was found in {rounds} rounds (widths, steps, other budgets)",)
+        return (f"{got}; no cut between was found in {rounds} rounds (widths, steps, other budgets)",)
     if value.low <= asked.most:
-        return (f"latency: {got}, which is within the interval of the measurement",)
-    return (f"latency: {got}, after {rounds} rounds; what was asked lies outside the interval of the measurement",)
+        return (f"{got}, which is within the interval of the measurement",)
+    return (f"{got}, after {rounds} rounds; what was asked lies outside the interval of the measurement",)
 
 
 def impossible(asked: Asked, trial: Trial) -> TargetError:

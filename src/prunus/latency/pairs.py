@@ -75,11 +75,11 @@ def quiet_among(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def across(medians: Floats, least: float = 0.0) -> Spread:
-    """Of processes that measured the same: the median of their medians, and where one more is expected, no nearer than
-    `least` to either side."""
+    """Of processes that measured the same: the median of their medians, which are positive, and where one more is
+    expected, no nearer than `least` to either side."""
     low, high = one_more(medians.tolist())
     middle = float(np.median(medians))
-    return Spread(middle, min(low, middle - least), max(high, middle + least))
+    return Spread(middle, max(0.0, min(low, middle - least)), max(high, middle + least))
 
 
 def spread_of(values: Floats) -> Spread:
