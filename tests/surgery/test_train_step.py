@@ -158,3 +158,46 @@ def test_a_proof_by_sketches_finds_what_one_by_entries_finds(monkeypatch: pytest
     monkeypatch.setattr(proof, "as_double", hooked)
     with pytest.raises(ProofError, match="differs from the masked one"):
         proof.verify(net, small.model, small.plan, x)
+
+
+@pytest.mark.parametrize("wrong", ["outputs", "statistics"])
+def test_a_norm_that_is_still_in_the_step_is_compared_in_train_mode(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One behind a global pooling, that goes wrong in train mode alone."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(8, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    x, batches = torch.randn(1, 3, 16, 16), list[tuple[bool, int]]()
+    net.register_forward_pre_hook(
+        lambda m, args: batches.append((m[4].training, len(args[0]))) if args[0].dtype == torch.float64 else None
+    )
+    small = prunus.prune(net, x, "macs=50%")
+    assert small.proof is not None and small.proof.holds and small.proof.notes == ()
+    assert (True, 4) in batches and (True, 1) not in batches
+    copied = proof.as_double
+
+    def off(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        if not module.training:
+            return None
+        if wrong == "outputs":
+            return out * (1 + 1e-6)
+        module.running_var *= 1 + 1e-6
+        return None
+
+    def hooked(model: nn.Module) -> nn.Module:
+        twin = copied(model)
+        if model is small.model:
+            twin[4].register_forward_hook(off)  # type: ignore[index]
+        return twin
+
+    monkeypatch.setattr(proof, "as_double", hooked)
+    with pytest.raises(ProofError, match="differs from the masked one"):
+        proof.verify(net, small.model, small.plan, x)

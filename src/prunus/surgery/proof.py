@@ -24,8 +24,9 @@ from ..plan import Plan
 from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
 from .differences import compared, finite_size
 from .masked import Masking, channel_ids, masked_tracer, neutral_run
+from .samples import Way, enough
 from .stored import same_values
-from .train_step import Step, enough, failure, has_backward, masked_step
+from .train_step import Step, failure, has_backward, masked_step
 from .unfold import exact
 
 Taken = TypeVar("Taken")
@@ -151,7 +152,7 @@ def verify(
     """Compare the masked network, made from `model` and `plan`, with the cut network `small`.
 
     Both run as float64 copies, in eval and in train mode (batch statistics, the same seed, dropout and stochastic
-    depth off; one sample where more would say nothing, else up to four, see `train_step.enough`), with one backward, on
+    depth off; one sample where more would say nothing, else up to four, see `samples.enough`), with one backward, on
     the example and each of the further `examples`; the worst differences count. Neither argument is changed. Raises
     ProofError above `tolerance`, and where a tensor of `small` does not hold the kept entries.
     """
@@ -221,9 +222,9 @@ def compare(dense: nn.Module, small: nn.Module, plan: Plan, example: Any, tolera
             notes.append("the outputs in eval mode are empty: only the train step was compared")
         elif not any(finite_size(t) if t.dtype.is_floating_point or t.is_complex() else t.any() for t in reference):
             notes.append("the outputs in eval mode are zero or no numbers: they say nothing")
-        in_train, statistics, gradients = step.against(narrow, plan, sample, notes)
+        in_train, statistics, gradients = step.against(narrow, plan, notes)
         # Masking copies what it masks, so the masked network may have a backward where the model has none.
-        if step.backward and failure(notes) and has_backward(as_double(dense), step, sample):
+        if step.backward and failure(notes) and has_backward(as_double(dense), step):
             raise ProofError(f"the cut network has no backward{failure(notes)}; the model has one")
     own = own_dtype(dense, small, plan, example)
     return Proof(
@@ -256,11 +257,11 @@ def taken_double(example: Any, call: Callable[[Any], Taken]) -> Taken:
 def reference_of(dense: nn.Module, plan: Plan, example: Any, notes: list[str]) -> tuple[Any, MaskedSide]:
     """The example as the masked network takes it, and what that makes of it."""
 
-    count = enough(dense, example)
+    way = enough(dense, example)
 
     def made(sample: Any) -> tuple[Any, MaskedSide, list[str]]:
         own = list[str]()
-        return sample, masked_side(dense, plan, sample, own, count), own
+        return sample, masked_side(dense, plan, sample, own, way), own
 
     sample, side, said = taken_double(example, made)
     notes += said
@@ -277,15 +278,15 @@ def nearly_doubled(example: Any) -> Iterator[Any]:
 MaskedSide = tuple[list[Tensor], float, tuple[str, ...], Step]
 
 
-def masked_side(dense: nn.Module, plan: Plan, sample: Any, notes: list[str], count: int) -> MaskedSide:
+def masked_side(dense: nn.Module, plan: Plan, sample: Any, notes: list[str], way: Way) -> MaskedSide:
     """Of the masked network: outputs in eval mode, how far they are from those of the plainly zeroed one and because of
-    which modules, and one train step on so many samples."""
+    which modules, and one train step."""
     copies = [as_double(dense)]
     reference, masking = masked_eval(copies[0], plan, sample)
     shift = 0.0
     if masking.compacted:
         shift = compared(reference, masked_eval(copies[0], plan, sample, counted=False)[0], "outputs")
-    step = masked_step(lambda: copies.pop() if copies else as_double(dense), plan, sample, count, notes)
+    step = masked_step(lambda: copies.pop() if copies else as_double(dense), plan, sample, way, notes)
     return reference, shift, tuple(masking.compacted), step
 
 
