@@ -187,9 +187,9 @@ def eval_gap(dense: nn.Module, small: nn.Module, plan: Plan, example: Any) -> fl
     dense = unwrapped(dense)
 
     def gap(sample: Any) -> float:
+        reference = masked_eval(as_double(dense), plan, sample)[0]
         narrow = as_double(small)
         exact(small, dense, narrow, plan)
-        reference, _ = masked_eval(as_double(dense), plan, sample)
         return compared(reference, ran(narrow, lambda: neutral_run(narrow, sample, True), training=False), "outputs")
 
     with same_draws(dense), default_dtype(torch.float64):
