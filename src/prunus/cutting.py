@@ -121,7 +121,8 @@ def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline
     coupling, sample = replace(coupling, counts=found), sum(found.by_module.values())
     if coupling.macs() == sample:
         return coupling
-    whole = sum(counts(model, example, whole=True).by_module.values())
+    all_samples = found if found.per == "example" else counts(model, example, whole=True)
+    whole = sum(all_samples.by_module.values())
     fixed = max(0, whole - replace(coupling, samples=1).macs())
     return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
 

@@ -149,7 +149,7 @@ class Book:
     folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)  # weight -> the entries of what is added to its rows
     forward: int = 0  # which is running: the first in eval mode, in train mode, then those of further examples
-    spoken: bool = False  # a view was given a width as a number
+    spoken: list[Tensor] = field(default_factory=list)  # channels whose number a view was given as a number
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
         """The ids of one axis of a parameter or buffer; new ones at the first call."""

@@ -295,7 +295,7 @@ def written(call: Call, after: Tensor) -> None:
     for axis in varying(after):
         if after.shape[axis] not in given or (sizes and sizes[axis] == -1):
             continue
-        call.book.spoken = True
+        call.book.spoken.append(vector(after, axis).clone())  # a view would keep the plane
         if sizes and said(call, sizes[axis], vector(after, axis)):
             continue
         for name in numbers(call, after.shape[axis]):

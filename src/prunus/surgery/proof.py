@@ -308,7 +308,8 @@ def as_double(model: nn.Module) -> nn.Module:
 
 def doubled_parameter(parameter: nn.Parameter) -> nn.Parameter:
     """In memory of its own."""
-    return nn.Parameter(widened(parameter.detach().clone()), parameter.requires_grad)
+    wide = widened(parameter.detach())
+    return nn.Parameter(wide.clone() if wide.dtype == parameter.dtype else wide, parameter.requires_grad)
 
 
 @contextlib.contextmanager

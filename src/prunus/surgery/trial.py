@@ -214,14 +214,21 @@ def elsewhere(traced: Traced, coupling: Coupling, examples: Sequence[Any]) -> Tr
 def cuts(traced: Traced, coupling: Coupling, channels: Tensor) -> Iterator[frozenset[int]]:
     """The sets of groups that trials cut: all; and where channel axes are split into heads, or code says widths by
     numbers, so many that any two groups (or links) are told apart: if it mixes them up, it may run as long as both
-    shrink alike."""
-    everything = frozenset(range(len(coupling.groups)))
-    yield everything
-    if not traced.book.spoken and not any(site.known for site in traced.sites):
-        return
+    shrink alike. Without heads those suffice that a view was told the width of, each told apart from all others too."""
+    yield frozenset(range(len(coupling.groups)))
     every = units(coupling)
-    for bit in range((len(every) - 1).bit_length()):
-        yield frozenset(g for k, unit in enumerate(every) if k >> bit & 1 for g in unit)
+    codes = list(enumerate(every))
+    if not any(site.known for site in traced.sites):
+        said = spoken(traced, coupling, channels)
+        codes = list(enumerate((unit for unit in every if unit & said), start=1))
+    for bit in range(max((code for code, _ in codes), default=0).bit_length()):
+        yield frozenset(g for code, unit in codes if code >> bit & 1 for g in unit)
+
+
+def spoken(traced: Traced, coupling: Coupling, channels: Tensor) -> frozenset[int]:
+    """Groups of which a view was given the width as a number."""
+    said = [channels[ids[ids >= 0]] for ids in traced.book.spoken]
+    return frozenset(groups_of(step_plan(coupling, frozenset()), said))
 
 
 def cut_trial(
