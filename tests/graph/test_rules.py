@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -54,6 +56,13 @@ def shuffled(s: nn.Module, y: Tensor) -> Tensor:
     """Channel shuffle of two blocks by view."""
     n, c, h, w = y.shape
     return s.g(y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w))
+
+
+def implied(softmax: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    """Over the axis that torch takes where none is said: the first of three, else the second; of which it warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return softmax(y)
 
 
 def excited(s: nn.Module, y: Tensor) -> Tensor:
@@ -196,6 +205,16 @@ ROWS: dict[str, Row] = {
     ),
     "normalize over channels": Row(
         classifier(5, lambda s, y: s.b(F.normalize(y, dim=1)), b=conv(16, 5)), {"a": (16, 1), "b": (5, 1)},
+    ),
+    "normalize over channels and positions": Row(
+        classifier(5, lambda s, y: s.b(F.normalize(y, p=math.inf, dim=(1, 2, 3))), b=conv(16, 5)),  # type: ignore[arg-type]
+        {"a": (16, 1), "b": (5, 1)},
+    ),
+    "softmax of no axis": Row(
+        classifier(5, lambda s, y: s.b(implied(F.softmax, y)), b=conv(16, 5)), {"a": (16, 1), "b": (5, 1)}, shifted=True
+    ),
+    "softmin of no axis, of three": Row(
+        sequence(16, lambda s, t: implied(F.softmin, t)), {"a": (16, 1)}
     ),
     "mean over channels": Row(
         classifier(5, lambda s, y: s.b(y - y.mean(1, keepdim=True)), b=conv(16, 5)),

@@ -8,7 +8,7 @@ model; shares no code with the cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -202,6 +202,20 @@ class Masking:
         shape[axis] = like.shape[axis]
         return small.new_zeros(shape).index_copy(axis, keep, small)
 
+    def along(self, call: Call, x: Tensor, axes: Iterable[int]) -> Any:
+        """The call over the kept entries of these axes of its first argument, its result back in place."""
+        keeps = [(axis, keep) for axis in axes if (keep := self.kept(call, x, axis)) is not None]
+        if not keeps or not self.counted:
+            return self.run(call, self.zeroed(call, x) if keeps else x)
+        undo = []
+        for axis, keep in keeps:
+            undo.append((axis, keep, x))
+            x = x.index_select(axis, keep)
+        out = self.run(call, x)
+        for axis, keep, like in reversed(undo):
+            out = self.back(out, like, axis, keep)
+        return out
+
 
 def sums_up(mask: Masking, call: Call) -> Any:
     """Convolution, linear, matmul: removed entries read as zero."""
@@ -287,29 +301,25 @@ def over_groups(mask: Masking, call: Call) -> Any:
 
 def over_rest(mask: Masking, call: Call) -> Any:
     """Batch norm over the kept entries of all axes but the second."""
-    whole = x = call.get(0, "input")
-    undo = []
-    for axis in [0, *range(2, whole.dim())] if call.get(1, "running_mean") is None else []:
-        keep = mask.kept(call, whole, axis)
-        if keep is not None:
-            undo.append((axis, keep, x))
-            x = x.index_select(axis, keep) if mask.counted else mask.zeroed(call, whole)
-    out = mask.run(call, x)
-    for axis, keep, like in reversed(undo if mask.counted else []):
-        out = mask.back(out, like, axis, keep)
-    return out
+    x = call.get(0, "input")
+    return mask.along(call, x, [0, *range(2, x.dim())] if call.get(1, "running_mean") is None else [])
 
 
 def over_axis(mask: Masking, call: Call) -> Any:
-    """Softmax and its like over the kept entries of their axis."""
-    name = call.func.__name__
-    place, default = (2, 1) if name == "normalize" else (1, -1)
-    dim = call.get(place, "dim", default)
+    """Softmax and its like over the kept entries of their axis, or of their axes."""
     x = call.args[0] if call.args else call.kwargs["input"]
-    keep = mask.kept(call, x, dim) if isinstance(dim, int) else None
-    if keep is None or not mask.counted:
-        return mask.run(call, mask.zeroed(call, x) if keep is not None else x)
-    return mask.back(mask.run(call, x.index_select(dim, keep)), x, dim % x.dim(), keep)
+    return mask.along(call, x, axes_of(call, x))
+
+
+def axes_of(call: Call, x: Tensor) -> list[int]:
+    """What a softmax or a `normalize` runs over; where none is said, what torch takes, which goes by the axes that
+    there are."""
+    if call.func.__name__ == "normalize":
+        dim = call.get(2, "dim", 1)
+    else:
+        dim = call.get(1, "dim", None)
+        dim = (0 if x.dim() in {0, 1, 3} else 1) if dim is None else dim
+    return [d % max(x.dim(), 1) for d in ([dim] if isinstance(dim, int) else dim)]
 
 
 def reduces(mask: Masking, call: Call) -> Any:
