@@ -229,6 +229,31 @@ ROWS: dict[str, Row] = {
         classifier(5, lambda s, y: s.b(F.unfold(y, 3, padding=1).unflatten(2, y.shape[2:])), b=conv(16 * 9, 5)),
         {"a": (16, 1), "b": (5, 1)},
     ),
+    "columns and back": Row(
+        classifier(16, lambda s, y: F.fold(F.unfold(y, 3, padding=1).sigmoid(), y.shape[2:], 3, padding=1)),
+        {"a": (16, 1)},
+    ),
+    "places from columns": Row(
+        classifier(4, lambda s, y: F.fold(s.b(y).flatten(2), (16, 16), 2, stride=2), b=conv(16, 16)),
+        {"a": (16, 1), "b": (4, 1)},
+    ),
+    "read at places": Row(
+        classifier(16, lambda s, y: F.grid_sample(y, s.b(y).tanh().movedim(1, 3), align_corners=False), b=conv(16, 2)),
+        {"a": (16, 1)},
+    ),
+    "tensordot": Row(
+        classifier(
+            5, lambda s, y: torch.tensordot(s.b.weight[..., 0, 0], y, ([1], [1])).movedim(0, 1), b=conv(16, 5)
+        ),
+        {"a": (16, 1), "b": (5, 1)},
+    ),
+    "tensordot of the last axes": Row(
+        sequence(6, lambda s, t: torch.tensordot(t, s.b.weight.t(), 1), b=nn.Linear(16, 6)),
+        {"a": (16, 1), "b": (6, 1)},
+    ),
+    "distances": Row(
+        sequence(5, lambda s, t: torch.cdist(t, s.b.weight[None]), b=nn.Linear(16, 5)), {"a": (16, 1), "b": (5, 1)}
+    ),
     "norm over channels": Row(
         classifier(16, lambda s, y: y / torch.linalg.vector_norm(y, dim=1, keepdim=True)), {"a": (16, 1)}
     ),

@@ -376,7 +376,7 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
             ],
             sums_up,
         ),
-        (["einsum"], contracts),
+        (["einsum", "tensordot", "cdist"], contracts),
         (["scaled_dot_product_attention"], attends),
         (list(LIKENESS), compares),
         (["layer_norm", "rms_norm"], over_last),

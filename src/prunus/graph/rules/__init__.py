@@ -87,7 +87,8 @@ def built_in() -> Mapping[Any, Rule]:
     for name in layout.PROPERTIES:
         rules[getattr(Tensor, name).__get__] = layout.replay if name in {"T", "mT", "H", "mH"} else pointwise.like
     rules[Tensor.to] = pointwise.like
-    rules[Tensor.unfold], rules[F.unfold] = layout.replay, layout.columns
+    rules[Tensor.unfold], rules[F.unfold], rules[F.fold] = layout.replay, layout.columns, layout.folded
+    rules[F.grid_sample] = norms.sampled
     rules[take] = mixing.taken
     rules |= detection.BY_NAME
     return MappingProxyType(rules)

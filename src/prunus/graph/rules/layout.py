@@ -89,6 +89,20 @@ def columns(call: Call, out: Tensor) -> list[Tensor]:
     return planes
 
 
+def folded(call: Call, out: Tensor) -> list[Tensor]:
+    """`F.fold`: as many channels as a window has places, which go together, become one."""
+    x = call.get(0, "input")
+    planes = []
+    for plane in call.label(x).planes:
+        if x.dim() != 3 or varying(plane) != (1,):
+            call.book.pin(plane, "its columns are laid out as places")
+            continue
+        ids = vector(plane, 1).reshape(out.shape[1], -1)
+        call.book.tie(ids, 1)
+        planes.append(ids[None, :, :1, None].expand(out.shape))
+    return planes
+
+
 def pieces(call: Call, out: Any) -> Any:
     """`chunk`, `split`, `tensor_split`, `unbind`: along a channel axis every piece keeps equally many."""
     x, rest = call.args[0] if call.args else call.kwargs["input"], call.args[1:]

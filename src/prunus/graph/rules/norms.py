@@ -193,6 +193,12 @@ def pooled(call: Call, out: Any) -> Any:
     return planes if isinstance(out, Tensor) else [planes for _ in results]
 
 
+def sampled(call: Call, out: Tensor) -> Any:
+    """`grid_sample`: channels pass; what says where to read is not cut."""
+    call.pin(call.get(1, "grid"), f"{call.name} reads at the places that it says")
+    return pooled(call, out)
+
+
 def unpooled(call: Call, out: Tensor) -> list[Tensor]:
     """`max_unpool1d/2d/3d`: entries go to the places that pooling noted, channel by channel."""
     x, places = call.get(0, "input"), call.get(1, "indices")

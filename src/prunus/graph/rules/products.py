@@ -47,7 +47,39 @@ def einsum(call: Call, out: Tensor) -> list[Tensor]:
         operands = list(operands[0])
     if not isinstance(equation, str):
         raise TypeError("operands with lists of axes")
-    terms, result = letters(equation, [t.shape for t in operands])
+    return told(call, out, operands, *letters(equation, [t.shape for t in operands]))
+
+
+def tensordot(call: Call, out: Tensor) -> list[Tensor]:
+    """`tensordot`: the last axes of one with the first of the other, or those that are said."""
+    a, b, dims = call.get(0, "a"), call.get(1, "b"), call.get(2, "dims", 2)
+    if isinstance(dims, Tensor):
+        raise TypeError("its axes are in a tensor")
+    pairs = ([*range(-dims, 0)], [*range(dims)]) if isinstance(dims, int) else dims
+    mine, other = [f"a{axis}" for axis in range(a.dim())], [f"b{axis}" for axis in range(b.dim())]
+    for p, q in zip(*pairs, strict=True):
+        other[q] = mine[p]
+    shared = {*mine} & {*other}
+    return told(call, out, [a, b], [mine, other], [x for x in (*mine, *other) if x not in shared])
+
+
+def distances(call: Call, out: Tensor) -> list[Tensor]:
+    """`cdist`: rows of one against rows of the other, read along the last axes of both."""
+    a, b = call.get(0, "x1"), call.get(1, "x2")
+    terms = [[*(f"…{k}" for k in range(t.dim() - 3, -1, -1)), row, "m"] for t, row in ((a, "p"), (b, "r"))]
+    dots = max((term[:-2] for term in terms), key=len)
+    return told(call, out, [a, b], terms, [*dots, "p", "r"], works=False)
+
+
+def told(
+    call: Call,
+    out: Tensor,
+    operands: Sequence[Tensor],
+    terms: Sequence[Sequence[str]],
+    result: Sequence[str],
+    works: bool = True,
+) -> list[Tensor]:
+    """A product of operands, or what is like one, by the letter of each axis. works: its arithmetic is counted."""
     found: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}
     both: set[str] = set()
@@ -64,7 +96,7 @@ def einsum(call: Call, out: Tensor) -> list[Tensor]:
     summed = [letter for letter in both if letter not in result]
     for t, term in zip(operands, terms, strict=True):
         batched(call, t, {a for a, letter in enumerate(term) if letter in both and letter in result})
-    if len(operands) == 2 and summed:
+    if works and len(operands) == 2 and summed:
         if len(summed) == 1:
             product(call, operands[0], out, found[summed[0]])
         used = [letter for letter in sizes if letter in result or letter in both]
@@ -151,6 +183,8 @@ PRODUCTS: dict[str, Any] = {
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
     **dict.fromkeys(LIKENESS, likeness),
     "einsum": einsum,
+    "tensordot": tensordot,
+    "cdist": distances,
     "bilinear": bilinear,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
 }
