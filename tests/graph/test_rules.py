@@ -286,6 +286,14 @@ ROWS: dict[str, Row] = {
         ),
         {"a": (16, 1)},
     ),
+    "bag of embeddings": Row(
+        classifier(
+            5,
+            lambda s, y: s.b(y * s.e(torch.arange(6).view(1, 6), per_sample_weights=s.w)[..., None, None]),
+            e=nn.EmbeddingBag(6, 16, mode="sum"), w=nn.Parameter(torch.rand(1, 6)), b=conv(16, 5),
+        ),
+        {"a": (16, 1), "b": (5, 1)},
+    ),
     "position embedding": Row(
         sequence(16, lambda s, t: t + s.p, p=nn.Parameter(torch.ones(1, 64, 16))), {"a": (16, 1)}
     ),

@@ -196,10 +196,10 @@ def addmm(call: Call, out: Tensor) -> list[Tensor]:
 
 
 def embedding(call: Call, out: Tensor) -> list[Tensor]:
-    """`F.embedding`: rows are looked up, columns are channels."""
+    """`F.embedding`, `F.embedding_bag`: rows are looked up, columns are channels."""
     weight = call.get(1, "weight")
     made = call.tracer.axis(weight, 1, "out")
-    if belongs(call, weight, nn.Embedding):
+    if belongs(call, weight, (nn.Embedding, nn.EmbeddingBag)):
         call.book.count("attribute", call.path, 0, "embedding_dim", made)
     return [along(made, out.dim() - 1, out.shape)]
 
@@ -224,6 +224,6 @@ def mixing_table() -> dict[str, Any]:
         **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__", "__rmatmul__"), matmul),
         **dict.fromkeys(("addmm", "baddbmm"), addmm),
         "linear": linear,
-        "embedding": embedding,
+        **dict.fromkeys(("embedding", "embedding_bag"), embedding),
         "scaled_dot_product_attention": heads.attention,
     }
