@@ -67,10 +67,6 @@ STUCK: dict[str, Stuck] = {
         between(lambda y: torch.einsum("nchw,cc->nchw", y, torch.ones(12, 12))),
         {"a": 8}, "b outputs", 12, "no rule for", "einsum",
     ),
-    "fold": Stuck(
-        between(lambda y: F.fold(y.flatten(2), (y.shape[2] + 1, y.shape[3] + 1), 2), 3),
-        {"a": 8}, "b outputs", 12, "no rule for", "fold",
-    ),
     "matrix times vector": Stuck(
         between(lambda y: torch.mv(pool(y), torch.ones(12))[:, None, None, None].expand(-1, 12, 1, 1)),
         {"a": 8}, "b outputs", 12, "no rule for", "mv",
