@@ -185,26 +185,28 @@ def sizes(attached: Attached) -> list[np.ndarray[Any, Any]]:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print the table of the records that were made with these options; with --report write it to the page too."""
-    rows, lam = rows_of(options.rows), {**LAM, **options.lam}
+    """Print the table of the records that were made with these options, of every strength that the file has or of those
+    that --lam names; with --report write it to the page too."""
+    rows = rows_of(options.rows)
     training = (options.epochs, options.lr)
     records = wanted(
         options.results,
         lambda r: (
             r["row"] in rows
             and r["seed"] in options.seeds
-            and r["lam"] == lam.get(r["row"], 0.0)
+            and r["lam"] == options.lam.get(r["row"], r["lam"])
             and (r["settings"]["model"], r["settings"]["limit"]) == (options.model, options.limit)
             and (r["settings"]["training"]["epochs"], r["settings"]["training"]["lr"]) == training
         ),
     )
     if any(r["settings"] != records[0]["settings"] for r in records):
         raise InputError(f"{options.results} mixes weights or training settings; a table needs one of each")
-    publish(options, "sparsity", section(__file__, options, conditions(records), table(records, rows)))
+    more = f" --epochs {options.epochs} --lr {options.lr:g} --lam …"
+    publish(options, "sparsity", section(__file__, options, conditions(records), table(records, rows), more))
 
 
 def table(records: Sequence[Record], rows: Sequence[str]) -> str:
-    """A line a row. The last column holds all four conditions against `LEAST` and `MOST`."""
+    """A line a row and strength. The last column holds all four conditions against `LEAST` and `MOST`."""
     lines = [
         "| penalty | λ | top-1 after training | difference to none | channels gone | MACs that their cut "
         "takes | top-1 after the cut | and with means folded | the cut costs | all conditions met |",
@@ -212,32 +214,37 @@ def table(records: Sequence[Record], rows: Sequence[str]) -> str:
     ]
     plain = {r["seed"]: r["accuracy"]["trained"] for r in records if r["row"] == "none"}
     for row in rows:
-        mine = {r["seed"]: r for r in records if r["row"] == row}
-        if not mine:
+        own = [r for r in records if r["row"] == row]
+        lines += [line(row, lam, [r for r in own if r["lam"] == lam], plain) for lam in sorted({r["lam"] for r in own})]
+        if not own:
             lines.append(f"| {WORDS[row]} |" + " |" * 9)
-            continue
-        trained = [r["accuracy"]["trained"] for r in mine.values()]
-        after, folded = ([r["accuracy"][stage] for r in mine.values()] for stage in ("cut", "folded"))
-        gone = mean(100 * r["gone"] / r["channels"] for r in mine.values())
-        macs = mean(100 - 100 * r["macs"] / r["dense_macs"] for r in mine.values())
-        behind = mean(plain[s] - mine[s]["accuracy"]["trained"] for s in mine) if set(mine) <= set(plain) else None
-        costs = mean(trained) - mean(folded)
-        met = behind is not None and behind <= MOST["penalty"] and costs < MOST["cut"]
-        met = met and gone >= LEAST["channels"] and macs >= LEAST["macs"]
-        cells = [
-            WORDS[row],
-            f"{next(iter(mine.values()))['lam']:g}",
-            spread(trained),
-            "" if row == "none" else "unknown" if behind is None else f"{-behind:+.2f}",
-            f"{gone:.1f} %",
-            f"{macs:.1f} %",
-            spread(after),
-            spread(folded),
-            f"{costs:.2f}",
-            "" if row == "none" else "yes" if met else "no",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def line(row: str, lam: float, records: Sequence[Record], plain: Mapping[int, float]) -> str:
+    """The runs of one strength. plain: by seed, top-1 of the run without penalty."""
+    mine = {r["seed"]: r for r in records}
+    trained = [r["accuracy"]["trained"] for r in mine.values()]
+    after, folded = ([r["accuracy"][stage] for r in mine.values()] for stage in ("cut", "folded"))
+    gone = mean(100 * r["gone"] / r["channels"] for r in mine.values())
+    macs = mean(100 - 100 * r["macs"] / r["dense_macs"] for r in mine.values())
+    behind = mean(plain[s] - mine[s]["accuracy"]["trained"] for s in mine) if set(mine) <= set(plain) else None
+    costs = mean(trained) - mean(folded)
+    met = behind is not None and behind <= MOST["penalty"] and costs < MOST["cut"]
+    met = met and gone >= LEAST["channels"] and macs >= LEAST["macs"]
+    cells = [
+        WORDS[row],
+        f"{lam:g}",
+        spread(trained),
+        "" if row == "none" else "unknown" if behind is None else f"{-behind:+.2f}",
+        f"{gone:.1f} %",
+        f"{macs:.1f} %",
+        spread(after),
+        spread(folded),
+        f"{costs:.2f}",
+        "" if row == "none" else "yes" if met else "no",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def conditions(records: Sequence[Record]) -> str:
@@ -249,6 +256,7 @@ def conditions(records: Sequence[Record]) -> str:
             f"- {how['epochs']} epochs of SGD at {how['lr']:g} with a cosine, batch {how['batch_size']}, momentum "
             f"{how['momentum']:g}, weight decay {how['weight_decay']:g}, {how['precision']}; the network before: "
             f"{', '.join(dense)}",
+            "- Once with each λ of the table",
             f"- Conditions: at least {LEAST['channels']:g} % of the channels below {SMALL:g} of their layer's largest; "
             f"their cut takes at least {LEAST['macs']:g} % of the MACs and costs under {MOST['cut']:g} points before "
             f"any fine-tuning; at most {MOST['penalty']:g} points behind the run without penalty",
