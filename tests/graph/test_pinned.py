@@ -67,6 +67,13 @@ STUCK: dict[str, Stuck] = {
         between(lambda y: torch.einsum("nchw,cc->nchw", y, torch.ones(12, 12))),
         {"a": 8}, "b outputs", 12, "no rule for", "einsum",
     ),
+    "beside an empty piece": Stuck(
+        between(lambda y: torch.cat([y[:, :, :0], y.sigmoid()], 2)), {"a": 8}, "b outputs", 12, "nothing is taken of it"
+    ),
+    "beside an empty piece of another": Stuck(
+        between(lambda y: torch.cat([torch.zeros(len(y), 12, 0, y.shape[3], dtype=y.dtype), y], 2)),
+        {"a": 8}, "b outputs", 12, "it meets an empty tensor",
+    ),
     "matrix times vector": Stuck(
         between(lambda y: torch.mv(pool(y), torch.ones(12))[:, None, None, None].expand(-1, 12, 1, 1)),
         {"a": 8}, "b outputs", 12, "no rule for", "mv",

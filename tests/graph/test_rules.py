@@ -241,10 +241,6 @@ ROWS: dict[str, Row] = {
         classifier(16, lambda s, y: F.grid_sample(y, s.b(y).tanh().movedim(1, 3), align_corners=False), b=conv(16, 2)),
         {"a": (16, 1)},
     ),
-    "an empty piece before the rest": Row(
-        sequence(16, lambda s, t: torch.cat([t[:, :0], t[:, 0:].sigmoid()], 1) @ s.b.weight, b=head(16, 16)),
-        {"a": (16, 1), "b": (16, 1)},
-    ),
     "tensordot": Row(
         classifier(
             5, lambda s, y: torch.tensordot(s.b.weight[..., 0, 0], y, ([1], [1])).movedim(0, 1), b=conv(16, 5)

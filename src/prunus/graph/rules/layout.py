@@ -154,19 +154,6 @@ def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
             call.book.evenly(torch.stack(its))
 
 
-def emptied(call: Call, x: Tensor) -> set[int]:
-    """The axes of `x` of which slices such as `[:0]` take nothing; none where it is asked otherwise."""
-    given = call.args[1] if call.func.__name__ == "__getitem__" else None
-    items = list(given) if isinstance(given, tuple) else [given]
-    if not all(item is None or item is Ellipsis or isinstance(item, (int, slice)) for item in items):
-        return set()
-    taking = [item for item in items if item is not None]
-    at = taking.index(Ellipsis) if Ellipsis in taking else len(taking)
-    taking[at : at + 1] = [slice(None)] * (x.dim() - len(taking) + (at < len(taking)))
-    slices = ((axis, item) for axis, item in enumerate(taking) if isinstance(item, slice))
-    return {axis for axis, item in slices if not range(*item.indices(x.shape[axis]))}
-
-
 def index(call: Call, out: Tensor) -> list[Tensor]:
     """`x[...]`, `narrow`, `select`: on a channel axis only equal parts may be taken, and no fixed entries."""
     x, planes = call.args[0], []
@@ -177,8 +164,7 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
             call.book.pin(plane, "it is selected by a mask of values")
             continue
         if not out.numel():
-            if not emptied(call, x) - set(varying(plane)):
-                call.book.pin(plane, "nothing is taken of it, so nothing shows what follows from it")
+            call.book.pin(plane, "nothing is taken of it, so nothing shows what follows from it")
             continue
         after = compress(call.func(plane, *call.args[1:], **call.kwargs))
         call.book.part(after)
@@ -231,11 +217,15 @@ def partial(call: Call, before: Tensor, after: Tensor) -> None:
 
 def concatenated(call: Call, out: Tensor) -> list[Tensor]:
     """`cat`, `stack`: along a channel axis the ids follow each other; along any other axis they are united. What has
-    nothing on the axis of a `cat` adds nothing."""
+    nothing on the axis of a `cat` may have something on another way, so what it meets stays."""
     tensors = list(call.get(0, "tensors"))
     dim = call.get(1, "dim", call.kwargs.get("axis", 0)) % out.dim()
     stacking = call.func.__name__ == "stack"
-    tensors = [t for t in tensors if stacking or (t.dim() == out.dim() and t.shape[dim])]
+    tensors = [t for t in tensors if stacking or t.dim() == out.dim()]
+    filled = [t for t in tensors if stacking or t.shape[dim]]
+    for t in filled if len(filled) < len(tensors) else ():
+        call.pin(t, "it meets an empty tensor, of which nothing shows what it may hold")
+    tensors = filled
     if not tensors:
         return []
     ranks = [tuple(p.unsqueeze(dim) if stacking else p for p in call.label(t).planes) for t in tensors]
