@@ -82,7 +82,68 @@ def test_fold_keeps_the_means_of_what_reads() -> None:
 
 def test_fold_says_where_there_is_nothing_to_shift() -> None:
     pruned = halved(Net(bias=False), repair="fold", data=loader())
-    assert "fold: two have neither bias nor batch norm to shift" in pruned.notes
+    assert "fold: two have neither bias nor batch norm of their own to shift" in pruned.notes
+
+
+class Shared(nn.Module):
+    """Two convolutions before one norm, or before one activation and then a norm each."""
+
+    def __init__(self, *, active: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.active = nn.Conv2d(3, 6, 3, padding=1), active
+        self.two, self.other = nn.Conv2d(6, 4, 1, bias=False), nn.Conv2d(3, 4, 1, bias=False)
+        self.norm, self.last = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.two(F.relu(self.one(x))), self.other(x)
+        return self.norm(F.silu(a)) + self.last(b) if self.active else self.norm(a) + self.norm(b)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["behind an activation", "of two layers"])
+def test_fold_leaves_a_norm_that_sees_something_else(active: bool) -> None:
+    net, data = Shared(active=active).eval(), loader()
+    found = prunus.prune(net, EXAMPLE, widths={"one": 3}, repair="fold", data=data)
+    assert "fold: two have neither bias nor batch norm of their own to shift" in found.notes
+    assert torch.equal(found.model.norm.running_mean, net.norm.running_mean)  # type: ignore[union-attr, arg-type]
+
+
+def test_fold_takes_nothing_for_constant_that_the_example_shows_once() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    found = prunus.prune(net, torch.randn(1, 5), widths={"0": 4}, repair="fold")
+    assert torch.equal(found.model[2].bias, net[2].bias)  # type: ignore[index]
+    assert any("that 2 read, which tells none constant" in note for note in found.notes)
+    two = prunus.prune(net, torch.randn(2, 5), widths={"0": 4}, repair="fold")
+    assert not any("tells none" in note for note in two.notes)
+
+
+class Auxiliary(nn.Module):
+    """A head with a norm that runs in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.norm, self.two = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+        self.aside, self.aux = nn.Linear(6, 2), nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = F.relu(self.norm(self.one(x)))
+        z = self.two(y).mean((2, 3))
+        return (z, self.aux(self.aside(y.mean((2, 3))))) if self.training else z
+
+
+@pytest.mark.parametrize(
+    ("repair", "left"), [("fold", "aside"), ("reconstruct", "aside"), ("statistics", "aux")], ids=lambda s: s
+)
+def test_what_runs_in_training_alone_is_left_and_named(repair: str, left: str) -> None:
+    net, data = Auxiliary(), loader()
+    net.train()(data[0])
+    found = prunus.prune(net.eval(), data[0], widths={"one": 3}, repair=repair, data=data)
+    assert f"{repair}: left as they are: {left}" in found.notes
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(getattr(found.model.aux, name), getattr(net.aux, name))
+    assert int(found.model.norm.num_batches_tracked) == (4 if repair == "statistics" else 1)  # type: ignore[union-attr, arg-type]
 
 
 def test_reconstruct_is_exact_where_the_rest_can_say_the_same() -> None:

@@ -102,11 +102,12 @@ def accuracy(model: nn.Module) -> float:
     "method",
     [
         SSL(lam=3e-2, affine=True, solver="proximal"),
+        SSL(lam=6e-2, affine=True, solver="proximal", keep_length=True),
         SSL(lam=3e-2, affine=True),
         SSL(granularity="channel", lam=3e-2, solver="proximal"),
         SSL(granularity="both", lam=3e-2, solver="proximal"),
     ],
-    ids=["proximal", "subgradient", "channels", "both"],
+    ids=["proximal", "lengths kept", "subgradient", "channels", "both"],
 )
 def test_groups_vanish_and_their_cut_costs_nothing(method: SSL) -> None:
     model = net()
@@ -169,6 +170,67 @@ def test_the_threshold_is_the_step_of_the_optimizer() -> None:
         before = model[0].weight.detach().clone()
         attached.after_step()
         assert torch.equal(model[0].weight, before)
+
+
+def layers(norm: nn.Module, bias: bool = False, between: nn.Module | None = None) -> nn.Sequential:
+    torch.manual_seed(0)
+    middle = [between] if between else []
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=bias), *middle, norm, nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        (layers(nn.BatchNorm2d(8)), True),
+        (layers(nn.BatchNorm2d(8), bias=True), True),  # the statistics of the batch take the bias off
+        (layers(nn.GroupNorm(2, 8)), True),
+        (layers(nn.GroupNorm(2, 8), bias=True), False),
+        (layers(nn.BatchNorm2d(8), between=nn.SiLU()), False),
+        (layers(nn.BatchNorm2d(8).eval()), False),  # divides by what it holds, not by what it sees
+    ],
+    ids=["batch", "batch, bias", "group", "group, bias", "behind an activation", "frozen statistics"],
+)
+def test_a_length_that_a_norm_undoes_is_kept(model: nn.Sequential, kept: bool) -> None:
+    method = SSL(lam=0.5, affine=True, solver="proximal", keep_length=True)
+    attached = method.attach(model, EXAMPLE, epochs=1)
+    optimizer = sgd(model, attached, momentum=0.0)
+    weight, x = model[0].weight, images(16)[0]
+    before, out = weight.detach().clone(), model(x).detach()
+    scale = next(m for m in model if isinstance(m, nn.BatchNorm2d | nn.GroupNorm))
+    optimizer.zero_grad()
+    attached.penalty().backward()  # no loss: the step is the penalty's alone
+    optimizer.step()
+    attached.after_step()
+    assert (abs(float(weight.detach().norm() / before.norm()) - 1) < 1e-6) is kept
+    assert scale.weight.mean() < 0.999  # the norm is shrunk all the same
+    # Filters keep nothing of what they had beside the others: the shorter lose more.
+    sizes = [w.detach().flatten(1).norm(dim=1) for w in (before, weight)]
+    ratio = sizes[1] / sizes[0]
+    assert ratio[sizes[0].argmin()] < ratio[sizes[0].argmax()]
+    if kept:
+        with torch.no_grad():
+            model[0].weight.mul_(3.0)
+            again = model(x)
+            model[0].weight.div_(3.0)
+            torch.testing.assert_close(again, model(x), rtol=1e-3, atol=1e-3)
+    assert not torch.equal(out, model(x))
+
+
+def test_an_emptied_layer_stays_empty_and_finite() -> None:
+    model = layers(nn.BatchNorm2d(8))
+    attached = SSL(lam=1e6, affine=True, solver="proximal", keep_length=True).attach(model, EXAMPLE, epochs=1)
+    optimizer = sgd(model, attached)
+    for _ in range(2):
+        optimizer.zero_grad()
+        attached.penalty().backward()
+        optimizer.step()
+        attached.after_step()
+    assert not model[0].weight.any()
+
+
+def test_lengths_are_kept_by_the_proximal_step_alone() -> None:
+    with pytest.raises(InputError, match=r"keep_length=True .* needs solver='proximal'"):
+        SSL(keep_length=True)
 
 
 def test_an_optimizer_without_its_parameter_is_noticed() -> None:

@@ -18,6 +18,7 @@ from ..result import Pruned
 from ..target import Target
 from .attach import Attached, used_up
 from .lasso import CHANNELS, FILTERS, Groups, group_l2, group_lasso, of_blocks, of_channels, of_shapes, shrink_, squares
+from .lengths import ScaleFree, length_of, scale_free, undone
 
 if TYPE_CHECKING:
     from .structured import SSL
@@ -38,6 +39,7 @@ class Training(Attached):
             raise ModelError(f"ssl with granularity={method.granularity!r} finds no trainable weights in this model")
         if method.granularity == "shape" and self.target is not None:
             raise _no_channel()
+        self.free: list[ScaleFree] = scale_free(self.model, self.coupling) if method.keep_length else []
         # Moved by the optimizer under a gradient of -1, and put back: how far it got is the distance of a step.
         self.probe = nn.Parameter(torch.zeros(1, device=next(self.model.parameters()).device))
         self.steps, self.farthest = 0, torch.zeros(())
@@ -89,9 +91,13 @@ class Training(Attached):
         if self.method.solver != "proximal":
             return
         used_up(self.probe, 0.0)
+        lengths = [(w, length_of(w)) for w, norm in self.free if undone(norm)]
         for groups in self.placed():
             distance = self.probe.to(groups.pieces.device)
             shrink_(groups, self.method.lam * distance, self.method.weighted)
+        for w, length in lengths:
+            now = length_of(w)
+            w.mul_(torch.where(now > 0, length / now, 1.0))
         self.farthest = torch.maximum(self.farthest.to(self.probe.device), self.probe.sum())
         self.steps += 1
         self.probe.zero_()

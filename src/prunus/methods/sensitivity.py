@@ -39,6 +39,8 @@ from ..surgery import apply
 from .score import NEEDS, Floats, Given, Method, Search, label, scores_of, searches, worth
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+TIE = 1e-9
+"""Of the largest loss for a multiply-accumulate: how far apart the base's ranking may put what loses the same."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,14 @@ class Sensitivity:
         ranks = scores_of(cast("Method", method_of(self.base)), model, coupling, seed)
         measured = curves(model, coupling, ranks, evaluate, self.rates)
         macs = channel_macs(coupling)
+        rising = [np.maximum.accumulate(losses(c) / m) for c, m in zip(measured.curves, macs, strict=True)]
+        # Between two measured widths all channels lose the same: a difference too small for anything else ranks them.
+        least = TIE * (max((rise[-1] for rise in rising if rise.size), default=0.0) or 1.0)
         scores = []
-        for g, (curve, rank) in enumerate(zip(measured.curves, ranks, strict=True)):
-            # Rising, and with a last difference so small that it only orders what is equal.
-            rising = np.maximum.accumulate(losses(curve) / macs[g])
+        for rise, rank in zip(rising, ranks, strict=True):
             score = np.empty(rank.size)
-            score[np.argsort(rank, kind="stable")] = np.append(rising, rising[-1] if rising.size else 0.0)
+            place = np.arange(rank.size) / rank.size
+            score[np.argsort(rank, kind="stable")] = np.append(rise, rise[-1] if rise.size else 0.0) + least * place
             scores.append(score)
         return tuple(scores)
 

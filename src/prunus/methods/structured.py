@@ -17,7 +17,11 @@ own, so the optimizer must be given `param_groups()`. Schedules, skipped steps o
 right without being told.
 
 A norm undoes the size of the filters before it, so that a filter followed by one can only become sparse against the
-norm's ε; `affine` (not in the paper) counts bias, scale and shift to the filter, and all of it vanishes together.
+norm's ε; `affine` (not in the paper) counts bias, scale and shift to the filter, and all of it vanishes together. What
+the penalty does first is to shorten all such filters alike, whatever their worth, and the shorter they are the further
+a step of the optimizer turns them: training gets noisy before anything vanishes. `keep_length` (not in the paper)
+gives each weight whose length a norm undoes the length back that it had before the proximal step. The function is as
+it was, and what is left of the step is what tells groups apart.
 
 Scores, over all weights of a channel or block: group_lasso Σw² (the order of ‖w‖₂), mean_abs, sum_abs, and the signed
 mean and sum, which put the most negative first. That is not the least important: they are kept for the record. `both`
@@ -54,7 +58,7 @@ class SSL:
 
     granularity: what the penalty groups and the score looks at. kind: the score. lam: λ; short trainings need far more
     than the 1e-5 of 100 epochs at 224 pixels. form: "group_l2" is Σ‖w‖² without the root, which makes nothing sparse.
-    solver, affine: see above. weighted: times √(weights of the group). eps: ε.
+    solver, affine, keep_length: see above. weighted: times √(weights of the group). eps: ε.
     """
 
     scope: str | None = None
@@ -65,6 +69,7 @@ class SSL:
     solver: Solver = "subgradient"
     weighted: bool = False
     affine: bool = False
+    keep_length: bool = False
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
@@ -79,6 +84,8 @@ class SSL:
             raise InputError(
                 "ssl: form='group_l2' is differentiable and has neither solver='proximal' nor weighted=True"
             )
+        if self.keep_length and self.solver != "proximal":
+            raise InputError("ssl: keep_length=True undoes part of the proximal step, so it needs solver='proximal'")
         if self.affine and self.granularity in ("channel", "shape"):
             raise InputError(f"ssl: affine=True belongs to filters or blocks, not to granularity={self.granularity!r}")
 

@@ -5,7 +5,8 @@ is, goes into the bias, or into the running mean that the next batch norm takes 
 (Nagel et al. 2019, arXiv:1906.04721, section 4.2, corrects quantised layers so). Where a removed channel is constant,
 as after a batch norm with γ = 0, whose shift β is all that it gives, nothing is lost by it.
 
-Without data only what is constant on the example is folded, which is exact.
+Without data only what is constant on the example is folded, which is exact. Where the example shows one value of each
+channel, as a single sample behind a global pooling, nothing can be told constant, and nothing is folded.
 """
 
 from __future__ import annotations
@@ -39,13 +40,20 @@ class Fold:
         """Shift the readers of removed channels; says which could not be."""
         work.dense.eval()
         found, left = readers(work)
-        stuck = []
+        stuck, single = [], []
         with torch.no_grad():
             for reader in found:
                 by = constants(work, reader) if work.data is None else means(work, reader, self.images)
-                if bool((by != 0).any()) and not reader.shift(by):
+                if by is None:
+                    single.append(reader.name)
+                elif bool((by != 0).any()) and not reader.shift(by):
                     stuck.append(reader.name)
-        notes = [f"fold: {', '.join(stuck)} have neither bias nor batch norm to shift"] if stuck else []
+        notes = [f"fold: {', '.join(stuck)} have neither bias nor batch norm of their own to shift"] if stuck else []
+        if single:
+            notes.append(
+                f"fold: the example shows one value of each channel that {', '.join(single)} read, which tells none "
+                "constant: give data, or an example of two samples"
+            )
         return notes + ([f"fold: left as they are: {', '.join(left)}"] if left else [])
 
 
@@ -70,11 +78,14 @@ def means(work: Work, reader: Reader, images: int) -> Tensor:
     return total / count
 
 
-def constants(work: Work, reader: Reader) -> Tensor:
-    """As `means`, on the example, for those removed channels whose contribution is constant there."""
+def constants(work: Work, reader: Reader) -> Tensor | None:
+    """As `means`, on the example, for those removed channels whose contribution is constant there. None where it shows
+    one value of each channel."""
     x, out = passing(work.dense, reader.dense, work.example)
     axis = channel_axis(reader.dense, x)
     rows = x.movedim(axis, 0).flatten(1)
+    if rows.shape[1] < 2:
+        return None
     flat = (rows.amax(1) - rows.amin(1) == 0).cpu() & ~reader.read
     y = lost(reader, x, flat)
     rows = y.movedim(channel_axis(reader.dense, y), 0).flatten(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_iter
 
 from ..errors import DataError
 from ..graph.coupling import Coupling
+from ..graph.flow import norm_after
 from ..methods.batches import called, inputs
 from ..plan import Plan
 
@@ -75,10 +77,11 @@ class Reader:
 
 def readers(work: Work) -> tuple[list[Reader], list[str]]:
     """Layers that read removed channels, in the order of the forward; and the names of others that did, which no
-    repair here knows: grouped convolutions, parametrised weights, weights used twice."""
+    repair here knows: grouped convolutions, parametrised weights, weights used twice, layers that run in training
+    alone."""
     masks, factors = work.plan.masks(), work.plan.factors()
     dense, small = dict(work.dense.named_modules()), dict(work.small.named_modules())
-    used = [step.tensors[0] for step in work.coupling.steps if step.tensors]
+    used = Counter(name for step in work.coupling.steps for name in step.tensors)
     found, left = [], []
     for step in work.coupling.steps:
         tensor = step.tensors[0] if step.tensors else ""
@@ -88,7 +91,8 @@ def readers(work: Work) -> tuple[list[Reader], list[str]]:
         name = tensor.removesuffix(".weight")
         one, other = dense.get(name), small.get(name)
         plain = isinstance(one, nn.Linear | Convolution) and type(one) is type(other)
-        if plain and getattr(one, "groups", 1) == 1 and used.count(tensor) == 1 and "weight" in one._parameters:  # type: ignore[union-attr]
+        once = all(used[name] == 1 for name in step.tensors)
+        if plain and getattr(one, "groups", 1) == 1 and once and "weight" in one._parameters:  # type: ignore[union-attr]
             length = work.plan.fingerprint[tensor][0][0]
             made = masks.get((tensor, 0), np.ones(length, np.bool_))
             factor = factors.get((tensor, 0), np.ones(length))[made]
@@ -97,16 +101,18 @@ def readers(work: Work) -> tuple[list[Reader], list[str]]:
             found.append(Reader(name, one, other, *entries, norm))  # type: ignore[arg-type]
         elif name in small:  # what went with a dropped branch needs no repair
             left.append(name)
+    for member in (m for group in work.coupling.groups for m in group.members if m.role == "in"):
+        name, mask = member.tensor.removesuffix(".weight"), masks.get((member.tensor, member.axis))
+        if member.tensor not in used and mask is not None and not mask.all() and name in small:
+            left.append(name)
     return found, list(dict.fromkeys(left))
 
 
 def _norm_after(work: Work, op: int) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None:
-    steps = work.coupling.steps
-    at = next(k for k, step in enumerate(steps) if step.op == op)
-    after = [step for step in steps if at in step.inputs]
-    if len(after) != 1 or after[0].inputs != (at,) or after[0].name != "batch_norm":
+    step = norm_after(work.coupling.steps, op)
+    if step is None or step.name != "batch_norm":
         return None
-    norm = dict(work.small.named_modules()).get(after[0].tensors[0].rpartition(".")[0])
+    norm = dict(work.small.named_modules()).get(step.tensors[0].rpartition(".")[0])
     return norm if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) else None
 
 

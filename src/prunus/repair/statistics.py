@@ -2,7 +2,8 @@
 
 The averages are cumulative, over batches in train mode without dropout (Li et al. 2020, "EagleEye", arXiv:2007.02491,
 section 3.3, adapt statistics so before they compare cut networks). A batch counts as one, however many samples it has;
-what is left over at the end of a data set, if that is one sample, is passed over.
+what is left over at the end of a data set, if that is one sample, is passed over. Norms that these batches do not
+reach, such as those of an auxiliary head that runs in training alone, keep what they had.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class Statistics:
         if not norms:
             return ["statistics: this network has no batch norm"]
         momenta = [norm.momentum for norm in norms]
+        before = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
+        seen: set[nn.Module] = set()
+        hooks = [norm.register_forward_pre_hook(lambda norm, _: seen.add(norm)) for norm in norms]
         work.small.eval()
         try:
             for norm in norms:
@@ -54,8 +58,13 @@ class Statistics:
                         called(work.small, moved(given, device_of(work.small)))
                     most = max(most, size)
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for hook in hooks:
+                hook.remove()
+            for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
                 norm.momentum = momentum
+                for name, b in buffers.items() if norm not in seen else ():
+                    getattr(norm, name).copy_(b)
             for module, mode in modes:
                 module.training = mode
-        return []
+        left = [name for name, module in work.small.named_modules() if module in norms and module not in seen]
+        return [f"statistics: left as they are: {', '.join(left)}"] if left else []
