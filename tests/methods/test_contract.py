@@ -26,6 +26,7 @@ from prunus.lab.recipe import plain
 from prunus.methods import METHODS, Attached
 from prunus.methods.score import needs_of
 from prunus.methods.sparsity import Thinned
+from prunus.models.shortcut import Shortcut, centred
 from prunus.result import Pruned
 
 QUICK = {"batches": 2, "cycles": 2, "sources": 3}
@@ -47,8 +48,20 @@ class Tiny(nn.Module):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def net() -> nn.Module:
-    return zoo.lively(Tiny())
+class Wider(Tiny):
+    """With a second stage behind a shortcut that is a map of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.short, self.head = zoo.conv(8, 12), Shortcut(centred(8, 12)), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(F.relu(self.norm(self.stem(x))))
+        return self.head(F.relu(self.second(x) + self.short(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def net(kind: type[nn.Module] = Tiny) -> nn.Module:
+    return zoo.lively(kind())
 
 
 def method(name: str) -> Any:
@@ -235,14 +248,18 @@ def test_three_steps_and_a_cut(name: str) -> None:
             assert not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["attached, then loaded", "loaded, then attached"])
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_training_goes_on_to_identical_weights(name: str) -> None:
+def test_a_training_goes_on_to_identical_weights(name: str, before: bool) -> None:
     """Stopped in the middle of the second epoch, and begun anew on a network of its own."""
     stop = 3
-    whole = Training(name, net())
+    whole = Training(name, net(Wider))
     state = whole.run(stop).state()
     whole.run(2 * EPOCHS - stop)
-    resumed = Training(name, net()).load(state).run(2 * EPOCHS - stop)
+    model = net(Wider)
+    if before:
+        model.load_state_dict(state["model"])
+    resumed = Training(name, model).load(state).run(2 * EPOCHS - stop)
     ours, theirs = whole.model.state_dict(), resumed.model.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert whole.losses[stop:] == resumed.losses

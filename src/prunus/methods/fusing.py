@@ -231,6 +231,7 @@ class Fusing(Attached):
             "kept": None if self.kept is None else [ids.tolist() for ids in self.kept],
             "p": [one.p for _, one in self.places.made() if one.p is not None],
             "behind": {name: site.behind.clone() for name, site in self.sites.items()},
+            "maps": [found.dense.clone() for found in self.places.maps],
         }
 
     @torch.no_grad()
@@ -247,6 +248,8 @@ class Fusing(Attached):
         self.epoch, self.kept = int(state["epoch"]), tuple(np.array(ids, np.int64) for ids in state["kept"])
         for name, site in self.sites.items():
             site.behind.copy_(state["behind"][name])
+        for found, dense in zip(self.places.maps, state["maps"], strict=True):  # the model's have holes by now
+            found.dense.copy_(dense)
         for (site, one), p in zip(self.places.made(), state["p"], strict=True):
             one.p = p.to(site.tensor)
         self.places.keep(self.kept)

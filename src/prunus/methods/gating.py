@@ -198,6 +198,7 @@ class Gating(Attached):
             "w": self.w.detach().clone(),
             "open": self.reads.open.clone(),
             "behind": {name: value.clone() for name, value in self.reads.values()},
+            "maps": {found.name: [found.dense.clone(), found.gate.clone()] for found in self.reads.maps},
             "step": self.step,
             "frozen": self.frozen,
             "nuclear": [self.value.clone(), self.slope.clone()],
@@ -206,11 +207,15 @@ class Gating(Attached):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        if state["w"].shape != self.w.shape or set(state["behind"]) != {name for name, _ in self.reads.values()}:
+        named = ({name for name, _ in self.reads.values()}, {found.name for found in self.reads.maps})
+        if state["w"].shape != self.w.shape or (set(state["behind"]), set(state["maps"])) != named:
             raise CheckpointError("the gates of the state are those of another network")
         self.w.copy_(state["w"])
         for name, value in self.reads.values():
             value.copy_(state["behind"][name])
+        for found in self.reads.maps:  # a model that was loaded before it was attached shows them with holes
+            for own, kept in zip((found.dense, found.gate), state["maps"][found.name], strict=True):
+                own.copy_(kept)
         self.step, self.frozen = state["step"], state["frozen"]
         self.reads.learning[0] = not self.frozen
         self.value, self.slope = (part.to(self.w) for part in state["nuclear"])
