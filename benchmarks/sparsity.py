@@ -55,14 +55,15 @@ MOST = {"cut": 0.5, "penalty": 1.5}
 
 
 def method_of(row: str, lam: Mapping[str, float]) -> Slimming | SSL | None:
-    """What a row trains with. The lasso counts bias and norm to a filter, so that all of a channel vanishes."""
+    """What a row trains with. The lasso counts bias and norm to a filter, so that all of a channel vanishes, and keeps
+    the lengths that norms undo, since their shrinking would tell no channels apart."""
     if row == "none":
         return None
     if row == "slimming":
         return Slimming(lam=lam[row])
     if row == "l2":
         return SSL(lam=lam[row], affine=True, form="group_l2")
-    return SSL(lam=lam[row], affine=True, solver="proximal")
+    return SSL(lam=lam[row], affine=True, solver="proximal", keep_length=True)
 
 
 @dataclass(frozen=True, eq=False)

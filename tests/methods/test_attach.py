@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from prunus.errors import CheckpointError, InputError, ModelError, TargetError
-from prunus.methods import Slimming
+from prunus.methods import DCFF, FPGM, SSL, Gates, Slimming
 
 EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -84,6 +85,43 @@ def test_attaching_changes_nothing_and_finishing_returns_a_copy() -> None:
 def test_a_wrapped_model_and_another_target_at_the_end() -> None:
     small = Slimming().attach(nn.DataParallel(net()), EXAMPLE).finish("macs=60%")
     assert small.after.macs <= 0.6 * small.before.macs
+
+
+def resembling(method: Any, *, later: bool) -> list[nn.Parameter]:
+    """A step in the first epoch, on a network of which one convolution and its norm were frozen at `attach`."""
+    model = net().train()
+    late = [model[3], model[4]]
+    for module in late:
+        module.requires_grad_(not later)
+    attached = method.attach(model, EXAMPLE, "channels=60%", epochs=3)
+    own = attached.param_groups()
+    optimizer = torch.optim.SGD([{"params": list(model.parameters())}, *own], 0.1)
+    for module in late:
+        module.requires_grad_(True)
+    attached.epoch_start(0)
+    x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    (model(x).square().mean() + attached.penalty()).backward()
+    optimizer.step()
+    attached.after_step()
+    return [*model.parameters(), *(p for group in own for p in group["params"])]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Slimming(lam=0.1), SSL(lam=0.1), SSL(lam=0.1, solver="proximal", keep_length=True), Gates(), DCFF(), FPGM()],
+    ids=["slimming", "ssl", "proximal", "gates", "dcff", "fpgm"],
+)
+def test_what_is_unfrozen_after_attaching_takes_part(method: Any) -> None:
+    for now, then in zip(resembling(method, later=False), resembling(method, later=True), strict=True):
+        torch.testing.assert_close(then, now, rtol=0, atol=0)
+        assert now.grad is None or torch.equal(now.grad, then.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [Slimming(), SSL(), Gates(), FPGM(), DCFF()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("target", ["macs=0.1%", "macs=10%,max_rate=50%"])
+def test_a_target_that_nothing_meets_is_refused_before_the_training(method: Any, target: str) -> None:
+    with pytest.raises(TargetError, match="smallest possible"):
+        method.attach(net(), EXAMPLE, target, epochs=3)
 
 
 def test_what_cannot_work_is_refused() -> None:

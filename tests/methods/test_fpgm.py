@@ -194,8 +194,12 @@ def test_soft_training_cuts_what_was_masked() -> None:
     assert [list(k) for k in small.plan.kept] == [k.tolist() for k in attached.kept]
     assert small.plan.widths == (6, 5)
     torch.testing.assert_close(small.model(x), model(x), rtol=1e-4, atol=1e-5)
-    wider = attached.finish("channels=80%")  # another target: by the scores of the weights as they are
-    assert sum(wider.plan.widths) <= 0.8 * 22
+    assert attached.finish("channels=50%").plan.widths == (6, 5)  # the same target
+    masked = copy.deepcopy(model.state_dict())
+    wider = attached.finish("channels=80%")  # another target: with the values that the masks hide
+    assert sum(wider.plan.widths) == 17 and all(w > n for w, n in zip(wider.plan.widths, (6, 5), strict=True))
+    assert not zeros(wider.model)
+    assert all(torch.equal(value, masked[name]) for name, value in model.state_dict().items())
 
 
 def test_a_resumed_soft_training_is_the_same_training() -> None:

@@ -97,6 +97,21 @@ def test_the_memory_and_the_macs_of_a_channel() -> None:
         np.testing.assert_allclose(scores["macs"][g] * work, scores["none"][g])
 
 
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.weight, self.head = zoo.conv(3, 8), nn.Parameter(torch.randn(6, 8, 3, 3)), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(input=F.relu(self.a(x)), weight=self.weight, padding=1)
+        return self.head(F.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_map_that_is_passed_by_keyword_counts() -> None:
+    model = ByKeyword()
+    assert memory(model, prunus.trace(model, zoo.EXAMPLE), zoo.EXAMPLE).tolist() == [64.0, 1.0]
+
+
 def test_a_map_that_two_layers_read_counts_once() -> None:
     coupling = prunus.trace(zoo.residual(), zoo.image())
     found = dict(zip((g.name for g in coupling.groups), memory(zoo.residual(), coupling, zoo.image()), strict=True))

@@ -167,3 +167,12 @@ def test_what_is_no_list_of_fractions_is_refused(rates: object) -> None:
     with pytest.raises(InputError, match="fractions"):
         prunus.sensitivity(chain(), EXAMPLE, lambda net: 1.0, rates=rates)  # type: ignore[arg-type]
     assert Sensitivity(rates=torch.tensor([0.25, 0.5])).rates == (0.25, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "method", [Sensitivity(base="taylor"), prunus.methods.ABC(base="taylor")], ids=["curves", "abc"]
+)
+def test_a_base_needs_weights_alone(method: object) -> None:
+    data = [(EXAMPLE, torch.zeros(len(EXAMPLE), dtype=torch.int64))]
+    with pytest.raises(InputError, match="base='taylor' needs data; a base ranks by weights alone"):
+        prunus.prune(chain(), EXAMPLE, "macs=80%", method, evaluate=by_widths(lambda a, b: a), data=data)

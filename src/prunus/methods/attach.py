@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +57,8 @@ def not_begun(method: object) -> InputError:
 class Attached:
     """A method at work on a model. The base adds nothing to a training; a method overrides what it needs.
 
-    model: bare, or wrapped by DataParallel, DDP or torch.compile. Raises what `prunus.trace` raises.
+    model: bare, or wrapped by DataParallel, DDP or torch.compile. Raises what `prunus.trace` raises, and TargetError
+    for a target that no widths of this model meet.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Attached:
         self.coupling = trace(self.model, example, pin=names(pin))
         if not self.coupling.groups:
             raise nothing(self.coupling)
+        if self.target is not None and self.target.blocks == 0:  # one that nothing can meet is refused before training
+            within(self.coupling, [np.zeros(w) for w in self.coupling.widths], self.target, scope=method.scope)
 
     def param_groups(self, lr: float | None = None) -> list[dict[str, Any]]:
         """Parameters of the method's own, for the optimizer. lr: that of the weights, where the optimizer has no other

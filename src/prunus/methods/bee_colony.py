@@ -25,7 +25,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ from ..state import same_draws
 from ..surgery import apply
 from ..target import Target
 from .measured import Measured
-from .score import Method, scores_of, searches, worth
+from .score import base_of, scores_of, worth
 
 TENTHS = 10
 
@@ -204,12 +204,7 @@ class ABC:
     ) -> tuple[Ints, ...]:
         """The kept channels of each group. Raises InputError where `evaluate` gives no finite number, and for a cache
         of another model."""
-        from . import method_of
-
-        base = method_of(self.base)
-        if searches(base):
-            raise InputError(f"abc: base={self.base!r} looks for channels and ranks none")
-        ranks = scores_of(cast("Method", base), model, coupling, seed)
+        ranks = scores_of(base_of(self.base, "abc"), model, coupling, seed)
         space, draw = Space.of(coupling, goal), np.random.default_rng(seed)
         known = Measured.of(self.cache, model, ranks)
 

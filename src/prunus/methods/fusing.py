@@ -36,6 +36,7 @@ from .dcff import filters, kl_scores, makers, similarities
 from .fusion import Places, mask_of
 from .gating import told
 from .held import bare
+from .hooks import hooked
 from .score import Floats, tensors_of
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ class Fusing(Attached):
         """W is what the model has now; from here on its weights are fused."""
         for site in self.sites.values():
             site.behind.copy_(site.tensor.detach())
-            if site.tensor.requires_grad:
-                self.handles.append(site.tensor.register_hook(site.unfused))
+            self.handles += hooked(site.tensor, site.unfused)
 
     def _choose(self, t: float) -> None:
         """P of every layer and the kept channels of every group, in forward order."""

@@ -66,7 +66,9 @@ def memory(model: nn.Module, coupling: Coupling, example: Any) -> Floats:
 
     def execute(call: Call) -> Any:
         if getattr(call.func, "__name__", "") in READERS:
-            for x in (a for a in call.args if isinstance(a, Tensor) and a in call.tracer.labels and id(a) not in seen):
+            for x in (*call.args, *call.kwargs.values()):
+                if not isinstance(x, Tensor) or x not in call.tracer.labels or id(x) in seen:
+                    continue
                 seen[id(x)] = x
                 for plane in call.label(x).planes:
                     mine = plane[tuple(slice(None) if d in varying(plane) else 0 for d in range(plane.dim()))].flatten()

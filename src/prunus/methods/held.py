@@ -17,6 +17,7 @@ each step. `release` takes the hooks away; `settle`, after the training, does so
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputError
 from ..state import unwrapped
+from .hooks import hooked
 from .masks import Masks, considered, from_zeros
 
 __all__ = ["Held"]
@@ -80,8 +82,8 @@ class Held:
         """Mask gradients, and the state of this optimizer, bare or wrapped, until `release`."""
         optimizer = bare(optimizer)
         if not self.optimizers:
-            trained = [(name, p) for name, p in self.weights.items() if p.requires_grad]
-            self._hooks += [p.register_hook(lambda grad, name=name: self._gradient(name, grad)) for name, p in trained]
+            for name, p in self.weights.items():
+                self._hooks += hooked(p, partial(self._gradient, name))
         self.optimizers.append(optimizer)
         self._hooks.append(optimizer.register_step_post_hook(lambda done, *_: self._state(done)))
         self._state(optimizer)

@@ -34,12 +34,12 @@ class Training(Attached):
 
     def __init__(self, method: SSL, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(method, model, *args, **kwargs)
-        self.groups = self._groups()
+        self.groups, self.trained = self._groups(), self._trained()
         if not all(len(groups.parts) for groups in self.groups):
             raise ModelError(f"ssl with granularity={method.granularity!r} finds no trainable weights in this model")
         if method.granularity == "shape" and self.target is not None:
             raise _no_channel()
-        self.free: list[ScaleFree] = scale_free(self.model, self.coupling) if method.keep_length else []
+        self.free = self._free()
         # Moved by the optimizer under a gradient of -1, and put back: how far it got is the distance of a step.
         self.probe = nn.Parameter(torch.zeros(1, device=next(self.model.parameters()).device))
         self.steps, self.farthest = 0, torch.zeros(())
@@ -73,13 +73,22 @@ class Training(Attached):
 
     def epoch_start(self, e: int) -> None:
         self._check_probe()
+        if self.trained != self._trained():  # frozen or unfrozen since
+            self.groups, self.trained = [g for g in self._groups() if g.parts], self._trained()
+            self.free = self._free()
+
+    def _trained(self) -> tuple[bool, ...]:
+        return tuple(p.requires_grad for p in self.model.parameters())
+
+    def _free(self) -> list[ScaleFree]:
+        return scale_free(self.model, self.coupling) if self.method.keep_length else []
 
     def penalty(self) -> Tensor:
         """λ·Ω; of value 0 for the proximal step, which takes the penalty's place."""
         if self.method.solver == "proximal":
             return -self.probe.sum()
-        total = torch.zeros((), device=self.placed()[0].pieces.device)
-        for groups in self.groups:
+        total = super().penalty()
+        for groups in self.placed():
             if self.method.form == "group_l2":
                 total = total + group_l2(groups)
             else:

@@ -25,6 +25,7 @@ from torch.overrides import _get_current_function_mode_stack as active
 from ..graph.coupling import VALUES, Coupling, Group
 from ..graph.record import Tracer
 from ..models.shortcut import Shortcut, take
+from .hooks import hooked
 from .score import tensors_of
 
 READS = frozenset({"in"})
@@ -101,8 +102,7 @@ class Reads:
         ]
         made = cls(gate, torch.ones(total, dtype=torch.bool, device=place), sites, list(maps.values()))
         for site in sites:
-            if site.tensor.requires_grad:
-                made.handles.append(site.tensor.register_hook(made.listener(site)))
+            made.handles += hooked(site.tensor, made.listener(site))
         modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Shortcut)]
         for found in made.maps:
             for name, module in modules:

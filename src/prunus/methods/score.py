@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,19 @@ def needs_of(method: Any) -> frozenset[str]:
     if not needs <= NEEDS.keys():
         raise InputError(f"{label(method)} needs {', '.join(sorted(needs - NEEDS.keys()))}; known: {', '.join(NEEDS)}")
     return needs
+
+
+def base_of(name: str, who: str) -> Method:
+    """The method of a `base=`, which ranks the channels of a group for another method. Raises UnknownName, and
+    InputError for one that needs more than weights, or ranks none."""
+    from . import method_of
+
+    base = method_of(name)
+    if searches(base):
+        raise InputError(f"{who}: base={name!r} looks for channels and ranks none")
+    if needs := needs_of(base) & {"data", "evaluate"}:
+        raise InputError(f"{who}: base={name!r} needs {', '.join(sorted(needs))}; a base ranks by weights alone")
+    return cast("Method", base)
 
 
 def check_given(method: Any, given: Given, model: nn.Module) -> None:

@@ -36,7 +36,7 @@ from ..plan import plan_for
 from ..select import Costs, followed, to_widths
 from ..state import as_found
 from ..surgery import apply
-from .score import NEEDS, Floats, Given, Method, Search, label, scores_of, searches, worth
+from .score import NEEDS, Floats, Given, Method, Search, base_of, label, scores_of, searches, worth
 
 RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 TIE = 1e-9
@@ -169,9 +169,7 @@ class Sensitivity:
     def score(
         self, model: nn.Module, coupling: Coupling, *, evaluate: Callable[[nn.Module], float], seed: int = 0
     ) -> tuple[Floats, ...]:
-        from . import method_of
-
-        ranks = scores_of(cast("Method", method_of(self.base)), model, coupling, seed)
+        ranks = scores_of(base_of(self.base, "sensitivity"), model, coupling, seed)
         measured = curves(model, coupling, ranks, evaluate, self.rates)
         macs = channel_macs(coupling)
         rising = [np.maximum.accumulate(losses(c) / m) for c, m in zip(measured.curves, macs, strict=True)]

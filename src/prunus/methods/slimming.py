@@ -71,12 +71,15 @@ class _Training(Attached):
 
     def __init__(self, method: Slimming, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(method, model, *args, **kwargs)
-        self.scales = [(gamma, at) for gamma, at in self.entries("scale") if gamma.requires_grad]
-        if not self.scales:
+        self.scales = [(gamma, at) for gamma, at in self.entries("scale") if isinstance(gamma, nn.Parameter)]
+        if not any(gamma.requires_grad for gamma, _ in self.scales):
             raise ModelError(
                 "slimming needs norms with scales that are trained, in prunable groups, and this model has none"
             )
 
     def penalty(self) -> Tensor:
-        chosen = (gamma if len(at) == len(gamma) else gamma[at.to(gamma.device)] for gamma, at in self.scales)
+        trained = [(gamma, at) for gamma, at in self.scales if gamma.requires_grad]
+        if not trained:
+            return super().penalty()
+        chosen = (gamma if len(at) == len(gamma) else gamma[at.to(gamma.device)] for gamma, at in trained)
         return self.method.lam * l1(list(chosen))

@@ -85,6 +85,14 @@ class Soft(Attached):
             w = self.tensors[name]
             w[self.masks[name].to(w.device)] = values.to(w.device)
 
+    def _masked(self) -> bool:
+        """Whether all that the last selection masks is zero."""
+        return bool(self.masks) and not any(
+            bool(w[mask.to(w.device)].any())
+            for name, mask in self.masks.items()
+            if (w := self.tensors[name]).is_floating_point()
+        )
+
     def _masks(self) -> dict[str, Tensor]:
         """Which entries of each tensor belong to channels that go."""
         found: dict[str, Tensor] = {}
@@ -117,7 +125,8 @@ class Soft(Attached):
 
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Cut what is zero now. Where that misses the target, because it is another one or the weights left behind are
-        an average or of another epoch, score and cut as `Attached.finish` does."""
+        an average or of another epoch, score and cut as `Attached.finish` does; for another target with the values that
+        this epoch's masks hide, where all of them still hide some."""
         goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         assert goal is not None
         kept = self._zero_pattern()
@@ -125,7 +134,15 @@ class Soft(Attached):
         costs = Costs.of(self.coupling)
         dense = {kind: float(v) for kind, v in costs(np.array(self.coupling.widths, np.int64)).items()}
         now = costs(widths)
-        if target is not None or any(now[kind] > limit for kind, limit in goal.limits(dense).items()):
+        another = goal != self.target
+        if another and self._masked():
+            with torch.no_grad():
+                self._put_back()
+            try:
+                return super().finish(target, check=check)
+            finally:
+                self.after_step()
+        if another or any(now[kind] > limit for kind, limit in goal.limits(dense).items()):
             return super().finish(target, check=check)
         notes = remarks(self.coupling, goal, widths.tolist(), ())
         return told(cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes))
