@@ -143,6 +143,25 @@ def test_two_layers_of_one_group_must_agree(resnet: tuple[nn.Module, Coupling]) 
     assert from_widths(coupling, {"conv1": 11, "layer1.0.conv2": 11})[0] == 11
 
 
+@pytest.mark.parametrize("rates", [{"layer1.0.conv2": 0.25, "*": 0.5}, {"*": 0.5, "layer1.0.conv2": 0.25}])
+def test_a_name_counts_before_a_glob(resnet: tuple[nn.Module, Coupling], rates: dict[str, float]) -> None:
+    model, coupling = resnet
+    found = by_name(coupling, from_rates(model, coupling, rates, "published", "exact"))
+    assert found["conv1"] == 12 and found["layer1.0.conv1"] == 8
+
+
+def test_rates_of_one_group_must_agree_and_those_of_a_pinned_layer_say_so(resnet: tuple[nn.Module, Coupling]) -> None:
+    model, coupling = resnet
+    with pytest.raises(
+        TargetError, match=r"layer1\.0\.conv2 shares a group with conv1, which was given 0\.5, not 0\.25"
+    ):
+        from_rates(model, coupling, {"conv1": 0.5, "layer1.0.conv2": 0.25}, "published", "exact")
+    agreed = from_rates(model, coupling, {"conv1": 0.5, "layer1.0.conv2": 0.5}, "published", "exact")
+    assert by_name(coupling, agreed)["conv1"] == 8
+    with pytest.raises(TargetError, match="linear is pinned: it is the model's output"):
+        from_rates(model, coupling, {"linear": 0.5}, "published", "exact")
+
+
 @pytest.mark.parametrize("width", [2.0, "3", True, None])
 def test_widths_are_whole_numbers(resnet: tuple[nn.Module, Coupling], width: object) -> None:
     with pytest.raises(TargetError, match="widths: conv1 must be a whole number"):

@@ -30,14 +30,19 @@ def groups_by_layer(coupling: Coupling) -> dict[str, list[int]]:
 def only(name: str, known: Mapping[str, Sequence[int]], coupling: Coupling) -> int:
     """The one group that a layer stands for."""
     if name not in known:
-        pinned = next((p for p in coupling.pinned if p.name.startswith(f"{name} ")), None)
-        if pinned:
-            raise TargetError(f"{name} is pinned: {pinned.reason}")
-        raise UnknownName.of("layer or group", name, known)
+        raise absent(name, known, coupling)
     names = [coupling.groups[g].name for g in known[name]]
     if len(names) > 1:
         raise TargetError(f"the output of {name} spans {len(names)} groups; name one of them: {', '.join(names)}")
     return known[name][0]
+
+
+def absent(name: str, known: Mapping[str, Sequence[int]], coupling: Coupling) -> TargetError | UnknownName:
+    """Why a name stands for no group: its layer is pinned, or there is none of it."""
+    pinned = next((p for p in coupling.pinned if p.name.startswith(f"{name} ")), None)
+    return (
+        TargetError(f"{name} is pinned: {pinned.reason}") if pinned else UnknownName.of("layer or group", name, known)
+    )
 
 
 def from_widths(coupling: Coupling, widths: Mapping[str, int]) -> list[int]:
@@ -80,7 +85,7 @@ def from_rates(
     model: nn.Module, coupling: Coupling, rates: Rates, layout: str, rule: str
 ) -> tuple[list[int], tuple[str, ...]]:
     """The width of every group under rates (fractions removed), as a list, as text, or by name or glob; and notes on
-    entries that found nothing to prune."""
+    entries that found nothing to prune. A name counts before all globs, and of two globs the later one."""
     widths = [group.width for group in coupling.groups]
     notes = []
 
@@ -94,14 +99,21 @@ def from_rates(
         widths[g] = max(group.floor, left(group.width, rate) // group.step * group.step)
 
     if isinstance(rates, Mapping):
-        known = groups_by_layer(coupling)
+        known, named = groups_by_layer(coupling), dict[int, tuple[str, float]]()
         for pattern, rate in rates.items():
             if not isinstance(pattern, str):
                 raise TargetError(f"rates by layer have names as keys, not {pattern!r}")
             hit = {g for name, groups in known.items() if fnmatch.fnmatch(name, pattern) for g in groups}
             if not hit:
-                raise UnknownName.of("layer or group", pattern, known)
-            for g in hit:
+                raise absent(pattern, known, coupling)
+            left(1, rate)
+            for g in known.get(pattern, ()):
+                first, before = named.setdefault(g, (pattern, rate))
+                if before != rate:
+                    raise TargetError(
+                        f"rates: {pattern} shares a group with {first}, which was given {before}, not {rate}"
+                    )
+            for g in hit if pattern in known else hit - named.keys():
                 set_rate(g, rate)
         return widths, ()
     if isinstance(rates, np.ndarray):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional, QFunctional
 from zoo import chain, conv, head, image, lively, net, pool, residual
 
 import prunus
@@ -200,8 +201,29 @@ def test_the_user_pins_a_module_a_name_or_a_glob() -> None:
         coupling = prunus.trace(model, image(), pin=[wish])
         assert widths(coupling) == {"3": 12}
         assert next(p for p in coupling.pinned if p.name == "0 outputs").reason == "asked by the user"
-    with pytest.raises(UnknownName, match="'O'"):
-        prunus.trace(model, image(), pin=["O"])
+    for wrong in ("O", ""):
+        with pytest.raises(UnknownName, match=f"'{wrong}'"):
+            prunus.trace(model, image(), pin=[wrong])
+    assert not prunus.trace(model, image(), pin=[model]).groups
+
+
+class Scaled(nn.Module):
+    """With a trained scalar, as of a temperature, and sums by the modules that observers hook into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h = conv(3, 8), conv(8, 8), head(8)
+        self.scale, self.add = nn.Parameter(torch.tensor(2.0)), FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.scale * self.h(pool(self.add.add(x, F.relu(self.b(x)))))  # type: ignore[no-any-return]
+
+
+def test_scalars_and_sums_that_are_yet_to_be_quantised() -> None:
+    proven(Scaled(), image())
+    with pytest.raises(ModelError, match="is a QFunctional: prune before quantising"):
+        prunus.trace(nn.Sequential(conv(3, 8), QFunctional()), image())
 
 
 def test_a_model_with_nothing_to_prune_says_why() -> None:

@@ -55,7 +55,19 @@ class Recurrent(nn.Module):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("build", [zoo.residual, zoo.chain, Recurrent])
+class Linears(nn.Module):
+    """A residual stream of linear layers: a matrix with both axes in one group, and nothing beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.mean((2, 3)))
+        return self.head(x + F.relu(self.body(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("build", [zoo.residual, zoo.chain, Recurrent, Linears])
 def test_against_the_definition(build: type[nn.Module]) -> None:
     """(Σ w·∂L/∂w)² over the set of entries that go with a channel, marked one by one, in float64."""
     torch.manual_seed(0)

@@ -135,7 +135,7 @@ def test_what_is_not_finite_or_small_or_narrow_is_kept_whole(monkeypatch: pytest
     monkeypatch.setattr(differences, "LARGE", 100)
     assert worth_sketching(torch.ones(5, 20)) and worth_sketching(torch.ones(2, 5, 5, 2))
     assert not worth_sketching(torch.ones(5, 19)) and not worth_sketching(torch.ones(100))
-    assert not worth_sketching(torch.ones(50, 15))
+    assert not worth_sketching(torch.ones(50, 15)) and not worth_sketching(torch.ones(()))
     assert not worth_sketching(torch.full((5, 20), math.inf))
 
 

@@ -19,6 +19,10 @@ from .record import Call, Tracer, op_name
 BATCH_NORM_TRAINING = 5
 
 
+FLOAT = frozenset({"FloatFunctional", "FXFloatFunctional"})
+"""Modules that compute in float, in a namespace of quantised ones: they observe what is yet to be quantised."""
+
+
 def stored_statistics(call: Call) -> Any:
     """Batch norm in train mode reads its stored statistics while a model is traced, so that one sample is enough."""
     if call.func is F.batch_norm and call.get(BATCH_NORM_TRAINING, "training", False):
@@ -83,7 +87,11 @@ def traceable(model: nn.Module) -> nn.Module:
             raise ModelError(f"{where}: scripted modules cannot be cut; pass the eager model")
         if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
             raise ModelError(f"{where}: gather the parameters first, then prune the plain module")
-        if ".quantized" in type(module).__module__ and type(module).__module__.startswith("torch."):
+        if (
+            ".quantized" in type(module).__module__
+            and type(module).__module__.startswith("torch.")
+            and kind not in FLOAT
+        ):
             raise ModelError(f"{where}: prune before quantising")
     return model
 

@@ -23,8 +23,9 @@ def hold(model: nn.Module, book: Book, pin: Sequence[str | nn.Module]) -> None:
         if isinstance(wish, nn.Module) and id(wish) not in paths:
             raise UnknownName(f"pin: a {type(wish).__name__} that is no module of this model")
         pattern = paths[id(wish)] if isinstance(wish, nn.Module) else wish
-        hit = [o for o in owners if fnmatch.fnmatch(o, pattern) or under(o, pattern)]
-        if not hit and pattern not in paths.values():
+        whole = isinstance(wish, nn.Module) and not pattern  # the model itself
+        hit = [o for o in owners if whole or fnmatch.fnmatch(o, pattern) or under(o, pattern)]
+        if not hit and (not pattern or pattern not in paths.values()):
             raise UnknownName.of("module or tensor to pin", pattern, [layer(o) for o in owners])
         for (kind, owner, _), axis in book.axes.items():
             if kind == "tensor" and owner in hit:

@@ -43,7 +43,8 @@ def twice(group: Group, wg: Mapping[str, Tensor]) -> Floats:
     members = [m for m in group.members if m.role in ROLES and m.axis != VALUES]
     for a, b in combinations(members, 2):
         if a.tensor == b.tensor:
-            plane = wg[a.tensor].detach().double().movedim((a.axis, b.axis), (0, 1)).flatten(2).sum(dim=2)
+            plane = wg[a.tensor].detach().double().movedim((a.axis, b.axis), (0, 1))
+            plane = plane.reshape(*plane.shape[:2], -1).sum(dim=2)
             rows, columns = (torch.from_numpy(m.positions).to(plane.device) for m in (a, b))
             found += plane[rows[:, :, None], columns[:, None, :]].sum(dim=(1, 2)).cpu().numpy()
     return found

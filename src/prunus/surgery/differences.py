@@ -17,7 +17,9 @@ SMALL = 1e-3  # a gradient this much below the largest one is compared relative 
 
 def worth_sketching(gradient: Tensor) -> bool:
     """Whether a gradient is large, has long rows, and is finite: of others a sketch says less."""
-    return gradient.numel() >= max(LARGE, 16 * len(gradient)) and math.isfinite(size_of(gradient))
+    return gradient.numel() >= max(LARGE, 16 * gradient.shape[0] if gradient.dim() else 0) and math.isfinite(
+        size_of(gradient)
+    )
 
 
 def sketch(gradient: Tensor) -> Tensor:
