@@ -62,6 +62,7 @@ class Pruned:
         lines += [f"dropped: {d.name}" for d in self.plan.dropped]
         lines += [f"pinned: {p.name} ({p.width}): {p.reason}" for p in self.coupling.pinned]
         lines += [f"no rule: {op}" for op in self.coupling.unknown_ops]
+        lines += [f"not reached by the example, and as it was: {name}" for name in self.coupling.unreached]
         return lines + [f"note: {note}" for note in self.notes]
 
     def __str__(self) -> str:

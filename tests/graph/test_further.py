@@ -178,3 +178,27 @@ def test_what_is_refused() -> None:
         widths(net, examples=[torch.randn(1, 5, 6, 6)])
     with pytest.raises(InputError, match="this method removes no channels"):
         prunus.prune(net, SMALL, "weights=30%", "weights", examples=[LARGE])
+
+
+class Tasks(nn.Module):
+    """A body, a head for each task, and a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.spare = nn.Conv2d(3, 8, 3), nn.Parameter(torch.zeros(3))
+        self.heads = nn.ModuleDict({"a": nn.Linear(8, 5), "b": nn.Linear(8, 3)})
+
+    def forward(self, x: Tensor, task: str = "a") -> Tensor:
+        found: Tensor = self.heads[task](torch.relu(self.body(x)).mean((2, 3)))
+        return found
+
+
+def test_what_no_example_reaches_is_named() -> None:
+    one = prunus.prune(Tasks(), SMALL, "channels=50%")
+    assert one.coupling.unreached == ("spare", "heads.b")
+    assert "not reached by the example, and as it was: heads.b" in str(one)
+    assert "2 layers that the example does not reach, and that stay as they are" in str(one.coupling)
+    assert one.model.heads["b"].in_features == 8  # type: ignore[index, union-attr]
+    both = prunus.prune(Tasks(), SMALL, "channels=50%", examples=[{"x": LARGE, "task": "b"}])
+    assert both.coupling.unreached == ("spare",)
+    assert both.model.heads["b"].in_features == 4  # type: ignore[index, union-attr]

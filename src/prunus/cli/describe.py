@@ -102,8 +102,8 @@ def inspect(options: argparse.Namespace) -> Reply:
 
 
 def coupling_data(coupling: Coupling) -> dict[str, Any]:
-    """Groups with what they tie, what is pinned and why, ops without a rule, blocks that can be dropped with the share
-    of the MACs that goes with each."""
+    """Groups with what they tie, what is pinned and why, ops without a rule, layers not reached, and blocks that can be
+    dropped with the share of the MACs that goes with each."""
     from prunus.graph.inspect import block_shares
 
     return {
@@ -118,6 +118,7 @@ def coupling_data(coupling: Coupling) -> dict[str, Any]:
         ],
         "pinned": [{"name": pin.name, "width": pin.width, "reason": pin.reason} for pin in coupling.pinned],
         "unknown_ops": list(coupling.unknown_ops),
+        "unreached": list(coupling.unreached),
         "prunable": coupling.prunable,
         "blocks": [
             {"name": block.name, "macs": share}

@@ -76,6 +76,8 @@ def show_outcome(model: str, outcome: Outcome) -> None:
         say(f"pinned: {pin.name}, {pin.width} channels: {pin.reason}")
     for op in pruned.coupling.unknown_ops:
         say(f"no rule: {op}")
+    for name in pruned.coupling.unreached:
+        say(f"not reached by the example, and as it was: {name}")
     for note in pruned.notes:
         say(f"note: {note}")
     say(str(pruned.proof) if pruned.proof is not None else "not proven")

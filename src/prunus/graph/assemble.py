@@ -94,6 +94,7 @@ def assemble(traced: Traced, solved: Solved, blocks: Mapping[int, Ints]) -> Coup
         groups=unique_names(groups),
         pinned=(*pinned, *single),
         unknown_ops=traced.unknown,
+        unreached=unreached(traced),
         blocks=traced.residuals,
         zeros=tuple(replace(z, width=renumbered(z.width)) for z in zeros),
         work=tuple(Work(t.path, t.op, t.times, tuple(renumbered(forms[k]) for k in t.factors)) for t in book.terms),
@@ -138,6 +139,17 @@ def pins(book: Book, solved: Solved) -> tuple[Pinned, ...]:
             key = (layer(axis.owner) if side in {"outputs", "inputs"} else axis.owner, side)
             found.setdefault(key, Pinned(f"{key[0]} {side}", int(stuck.size), solved.reason[int(stuck[0])]))
     return tuple(found.values())
+
+
+def unreached(traced: Traced) -> tuple[str, ...]:
+    """The layers, or names of single parameters, that no op of any forward read."""
+    named, book = tensors_of(traced.model), traced.book
+    read = {name for one in traced.passes for op in one.ops for name in op.tensors}
+    read |= {axis.owner for axis in book.axes.values() if axis.kind in {"tensor", "values"}}
+    known = {id(named[name]) for name in read if name in named}
+    return tuple(
+        dict.fromkeys(layer(n) for n, p in traced.model.named_parameters() if p.numel() and id(p) not in known)
+    )
 
 
 def nothing(coupling: Coupling) -> ModelError:

@@ -134,11 +134,15 @@ class Pinned:
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """What is coupled in one model: groups that can be pruned, what is pinned and why, ops that had no rule."""
+    """What is coupled in one model: groups that can be pruned, what is pinned and why, ops that had no rule, layers
+    that no example reached."""
 
     groups: tuple[Group, ...]
     pinned: tuple[Pinned, ...]
     unknown_ops: tuple[str, ...]
+    unreached: tuple[
+        str, ...
+    ]  # layers that no example runs through: they stay as they are, whatever is cut before them
     blocks: tuple[Residual, ...]
     zeros: tuple[Zero, ...]
     work: tuple[Work, ...]

@@ -53,6 +53,7 @@ def page(coupling: Coupling) -> str:
     rest += [f"can be dropped: {block.name} ({100 * share:.1f} % of the MACs)" for block, share in shares]
     rest += [f"pinned: {p.name} ({p.width}): {p.reason}" for p in coupling.pinned]
     rest += [f"no rule: {op}" for op in coupling.unknown_ops]
+    rest += [f"not reached: {name}" for name in coupling.unreached]
     table = f"<table><tr><th>group</th><th>width</th><th>ties</th></tr>{rows}</table>"
     return f"<p>{html.escape(head)}</p>{table}<ul>{items(rest)}</ul>"
 
@@ -75,4 +76,7 @@ def tree(coupling: Coupling) -> str:
     if coupling.unknown_ops:
         lines.append(f"{len(coupling.unknown_ops)} ops without a rule")
         lines += [f"├─ {op}" for op in coupling.unknown_ops]
+    if coupling.unreached:
+        lines.append(f"{len(coupling.unreached)} layers that the example does not reach, and that stay as they are")
+        lines += [f"├─ {name}" for name in coupling.unreached]
     return "\n".join(lines)

@@ -41,6 +41,10 @@ def page_of(coupling: Coupling, name: str) -> Page:
     if coupling.unknown_ops:
         table = Table(("op",), tuple((op,) for op in coupling.unknown_ops))
         sections.append(Section("Ops without a rule", "Every channel that meets one of them is pinned.", table))
+    if coupling.unreached:
+        table = Table(("layer",), tuple((name,) for name in coupling.unreached))
+        told = "No example runs through them. They stay as they are, also where what comes before them is cut."
+        sections.append(Section("Not reached", told, table))
     if coupling.blocks:
         blocks = tuple((b.name, ", ".join(b.modules)) for b in coupling.blocks)
         table = Table(("block", "what goes"), blocks, prose=(1,))
