@@ -233,6 +233,26 @@ def test_a_damaged_stage_is_named_and_done_again(raw: dict[str, Any], go: Callab
     assert again.results["accuracy"] == first.results["accuracy"]
 
 
+def test_a_finished_run_is_replaced_whole_and_not_by_what_cannot_begin(
+    raw: dict[str, Any], go: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = go(raw).folder
+    files = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    for wrong in ("model.name=resnet21", "data.path=nowhere"):
+        with pytest.raises(PrunusError):
+            go(raw, wrong)
+        assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == files
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chain, "finetune", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        go(raw, "finetune.lr=0.05")
+    assert not {"run.json", "model.safetensors", "plan.json", "done.json"} & {path.name for path in place.iterdir()}
+    assert "lr = 0.05" in (place / "recipe.toml").read_text(encoding="utf-8")
+
+
 def test_a_baseline_is_shared(raw: dict[str, Any], go: Callable[..., Finished], trainings: list[int]) -> None:
     go({key: raw[key] for key in ("name", "model", "data", "train")} | {"name": "first"})
     other = go(raw | {"name": "second"})

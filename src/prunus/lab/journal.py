@@ -21,7 +21,7 @@ from typing import Any
 from prunus.errors import InputError, StorageError
 from prunus.lab.environment import environment, without_places_in
 from prunus.lab.explain import toml
-from prunus.lab.stages import Busy
+from prunus.lab.stages import MARK, Busy
 
 __all__ = ["ENVIRONMENT", "LOG", "NETWORKS", "RECIPE", "STATE", "Journal", "reason"]
 
@@ -32,10 +32,11 @@ class Journal:
     """Of one run folder. writes: whether this process is the one that does. stage: where the run is now."""
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
-        self.folder, self.writes, self.stage = folder, writes, "begin"
+        self.folder, self.writes, self.stage, self.begun = folder, writes, "begin", False
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """The run starts, or starts again: what it is, and that it is not done."""
+        self.begun = True
         if self.writes:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +52,9 @@ class Journal:
         return RECIPE, ENVIRONMENT
 
     def failed(self, error: BaseException) -> None:
-        """The run ended at the stage where it is. Where another process works in its folder, that one speaks for it."""
-        if self.writes and not isinstance(error, Busy):
+        """The run ended at the stage where it is. Where another process works in its folder, that one speaks for it;
+        and a finished run that this one was to replace is still that."""
+        if self.writes and not isinstance(error, Busy) and (self.begun or not (self.folder / MARK).exists()):
             with suppress(StorageError):  # the error itself is the news
                 self._state({"status": "failed", "stage": self.stage, "error": without_places_in(reason(error))})
 
