@@ -22,7 +22,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from options import add_network, add_results, add_training, carried_out, parser_of, whole
+from options import add_network, add_results, add_training, carried_out, names, parser_of, whole
 from pages import made_on, publish, section, seeds_of, spread
 from pretrained import Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -74,6 +74,7 @@ class Job:
     training: Fit
     limit: int
     lam: Mapping[str, float]
+    pin: tuple[str, ...]
 
     def settings(self) -> dict[str, Any]:
         """What a result depends on beside row and seed, as JSON gives it back."""
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_network(made, "resnet20")
     add("--rows", default=",".join(ROWS), help="of " + ", ".join(ROWS))
     add("--lam", type=strengths, default={}, help="slimming=2e-3,lasso=5e-3,l2=5e-3")
+    add("--pin", type=names, default=(), help="modules whose groups bear no penalty and are not cut: bn1,layer2.0.bn2")
     add("--seeds", type=whole, default=(0,), help="0,1,2")
     add("--epochs", type=int, default=6)
     add("--lr", type=float, default=0.05)
@@ -117,7 +119,7 @@ def job_of(options: argparse.Namespace) -> Job:
     if wrong:
         raise InputError(f"--lam: {wrong[0]!r} has no penalty (allowed: {', '.join(LAM)})")
     training = sgd(options.epochs, options.lr, weight_decay=1e-4)
-    return Job(start_of(options, options.limit), training, options.limit, {**LAM, **options.lam})
+    return Job(start_of(options, options.limit), training, options.limit, {**LAM, **options.lam}, options.pin)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -126,7 +128,8 @@ def run(options: argparse.Namespace) -> None:
     settings = job.settings()
     for seed in options.seeds:
         for row in rows:
-            key = {"row": row, "seed": seed, "method": repr(method_of(row, job.lam)), "settings": settings}
+            method, pin = method_of(row, job.lam), list(job.pin)
+            key = {"row": row, "seed": seed, "method": repr(method), "pin": pin, "settings": settings}
             if known(options.results, key):
                 continue
             record = {**key, **one(job, row, seed)}
@@ -151,7 +154,7 @@ def one(job: Job, row: str, seed: int) -> dict[str, Any]:
     example = start.example().to(runtime.torch_device)
     runtime.settled(net)
     # Without a penalty: what measures the lasso's groups, and is no hook.
-    attached = (method or SSL(affine=True)).attach(net, example, epochs=job.training.epochs, seed=seed)
+    attached = (method or SSL(affine=True)).attach(net, example, epochs=job.training.epochs, pin=job.pin, seed=seed)
     start.train(net, job.training, seed, [attached] if method else [])
     net.eval()
     found = sizes(attached)
@@ -216,7 +219,8 @@ def table(records: Sequence[Record], rows: Sequence[str]) -> str:
     plain = {r["seed"]: r["accuracy"]["trained"] for r in records if r["row"] == "none"}
     for row in rows:
         own = [r for r in records if r["row"] == row]
-        lines += [line(row, lam, [r for r in own if r["lam"] == lam], plain) for lam in sorted({r["lam"] for r in own})]
+        for lam, pin in sorted({(r["lam"], tuple(r["pin"])) for r in own}):
+            lines.append(line(row, lam, [r for r in own if (r["lam"], tuple(r["pin"])) == (lam, pin)], plain))
         if not own:
             lines.append(f"| {WORDS[row]} |" + " |" * 9)
     return "\n".join(lines)
@@ -234,7 +238,7 @@ def line(row: str, lam: float, records: Sequence[Record], plain: Mapping[int, fl
     met = behind is not None and behind <= MOST["penalty"] and costs < MOST["cut"]
     met = met and gone >= LEAST["channels"] and macs >= LEAST["macs"]
     cells = [
-        WORDS[row],
+        WORDS[row] + (f" ({', '.join(f'`{p}`' for p in records[0]['pin'])} pinned)" if records[0]["pin"] else ""),
         f"{lam:g}",
         spread(trained),
         "" if row == "none" else "unknown" if behind is None else f"{-behind:+.2f}",

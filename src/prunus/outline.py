@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from .state import copied, modules_of, tensors_in, tensors_of
 
 Args = tuple[Any, ...]
-Shape = Callable[[Args, dict[str, Any]], Tensor | None]
+Shape = Callable[[Args, dict[str, Any]], Tensor | tuple[Tensor, ...] | None]
 """The result of a call, from the shapes of its arguments; None where the call itself must tell."""
 
 
@@ -62,7 +62,7 @@ def without_values(value: Any) -> Any:
     return blank(value) if isinstance(value, Tensor) else value
 
 
-def shape_of(func: Callable[..., Any], args: Args, kwargs: dict[str, Any]) -> Tensor | None:
+def shape_of(func: Callable[..., Any], args: Args, kwargs: dict[str, Any]) -> Any:
     """The call's result on tensors without values, where its shape is known without the slow way of the meta device;
     else None: make the call, which also tells what is wrong with its arguments."""
     known = shapes().get(func)
@@ -202,6 +202,27 @@ def taken(args: Args, kwargs: dict[str, Any]) -> Tensor | None:
     return empty((x.shape[0], index.numel(), *x.shape[2:]), x) if plain(x) else None
 
 
+def recurrent(args: Args, kwargs: dict[str, Any]) -> tuple[Tensor, ...] | None:
+    """`lstm`, `gru` and their like on a padded batch: the meta device takes their steps one by one. The products of all
+    steps are made as one for each matrix, for whoever counts them; with a projection its own as well."""
+    if len(args) != 9 or kwargs or not isinstance(args[2], (list, tuple)) or not isinstance(args[8], bool):
+        return None
+    x, state, weights, _, layers, _, _, both, batch_first = args
+    states = state if isinstance(state, (list, tuple)) else (state,)
+    if not all(map(plain, (x, *states, *weights))) or x.dim() != 3 or any(s.dim() != 3 for s in states):
+        return None
+    ends, width = 1 + both, states[0].shape[-1]
+    if not x.numel() or len(weights) % (layers * ends) or states[0].shape[1] != x.shape[0 if batch_first else 1]:
+        return None
+    first = x.reshape(-1, x.shape[-1])
+    for w in weights:
+        if w.dim() > 1:
+            (first if w.shape[1] == first.shape[1] else empty((len(first), w.shape[1]), x)) @ w.t()
+    sizes = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
+    out = empty((*sizes, ends * width), x)
+    return (out.transpose(0, 1) if batch_first else out, *map(fresh_like, states))
+
+
 @lru_cache(maxsize=1)
 def shapes() -> dict[Any, Shape]:
     """What the meta device is slow at, by function."""
@@ -222,6 +243,7 @@ def shapes() -> dict[Any, Shape]:
         ("scaled_dot_product_attention", attention),
         ("adaptive_avg_pool2d", pooled),
         ("cat", joined),
+        ("lstm gru rnn_tanh rnn_relu", recurrent),
     ):
         table |= dict.fromkeys(found(names), shape)
     return table

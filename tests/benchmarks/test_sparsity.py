@@ -12,10 +12,10 @@ import torch
 from prunus.models import resolve
 
 
-def record(row: str, trained: float, cut: float, gone: int, macs: int, seed: int = 0) -> dict[str, Any]:
+def record(row: str, trained: float, cut: float, gone: int, macs: int, seed: int = 0, pin: str = "") -> dict[str, Any]:
     accuracy = {"dense": 92.0, "trained": trained, "cut": cut - 5, "folded": cut}
     size = {"gone": gone, "channels": 100, "macs": macs, "dense_macs": 100}
-    return {"row": row, "seed": seed, "lam": 0.1, "accuracy": accuracy, **size}
+    return {"row": row, "seed": seed, "lam": 0.1, "pin": pin.split(), "accuracy": accuracy, **size}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,18 @@ def test_without_the_plain_run_nothing_is_claimed() -> None:
     lasso = record("lasso", 92.0, 92.0, 50, 50, seed=1)
     line = table([record("none", 92.0, 92.0, 0, 100), lasso], ["none", "lasso", "l2"]).splitlines()[-2]
     assert "| unknown |" in line and line.endswith("| no |")
+
+
+def test_a_run_with_pins_has_a_line_of_its_own() -> None:
+    from sparsity import table
+
+    runs = [
+        record("none", 92.0, 92.0, 0, 100),
+        *(record("lasso", t, t, 40, 50, pin=p) for t, p in ((80, ""), (91, "bn1"))),
+    ]
+    free, pinned = table(runs, ["none", "lasso"]).splitlines()[-2:]
+    assert free.startswith("| group lasso | 0.1 | 80") and free.endswith("| no |")
+    assert pinned.startswith("| group lasso (`bn1` pinned) | 0.1 | 91") and pinned.endswith("| yes |")
 
 
 def test_it_runs_and_a_second_start_runs_nothing(

@@ -9,8 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, library, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prunus.costs import attention_macs, bilinear_macs, conv_macs, cost, linear_macs, matmul_macs
+from prunus.outline import Shapes, outlined
 
 
 class Calls(nn.Module):
@@ -102,6 +105,30 @@ def test_an_encoder_layer_takes_no_fused_path() -> None:
     found = cost(layer, torch.randn(1, 5, 8))
     assert found.macs == (5 * 8 * 24 + 2 * 25 * 8 + 5 * 64) + 2 * 5 * 8 * 16
     assert found.by_module == {"self_attn": 5 * 8 * 24 + 2 * 25 * 8 + 5 * 64, "linear1": 640, "linear2": 640}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("kind", "more"), [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 5}), (nn.GRU, {}), (nn.RNN, {})])
+def test_an_outline_of_a_recurrent_layer_is_not_run_step_by_step(
+    kind: type[nn.RNNBase], more: dict[str, int], both: bool, first: bool
+) -> None:
+    layer, x = kind(6, 8, 2, bidirectional=both, batch_first=first, **more).eval(), torch.randn(3, 7, 6)
+    outline = outlined(layer, x)
+    assert outline is not None
+    seen: list[str] = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Seen(), Shapes():
+        drawn = tree_leaves(outline.model(outline.example))
+    assert sum("mm" in name for name in seen) == len([w for w in layer.parameters() if w.dim() > 1])
+    real = tree_leaves(layer(x))
+    assert [(t.shape, t.stride()) for t in drawn] == [(t.shape, t.stride()) for t in real]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
