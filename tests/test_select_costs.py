@@ -204,3 +204,21 @@ def test_costs_of_soft_widths(name: str) -> None:
         assert up[g].item() == pytest.approx((coupling.params(more) - coupling.params(less)) / 2)
     slopes = torch.autograd.grad(macs, soft)
     assert all(s.item() > 0 for s in slopes)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_steps_before_the_batch_are_counted_together(steps: int) -> None:
+    """Of 20 steps of 2 sequences the first is no twentieth: attention grows with the square."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32)
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 5)
+    )
+    x = torch.randn(20, 2, 8)
+    found = prunus.prune(model, x, "macs=50%", steps=steps)
+    assert found.before.per == found.after.per == "example"
+    assert found.before.macs == prunus.cost(model, x, whole=True).macs == found.coupling.macs()
+    assert found.after.macs == found.coupling.macs(found.plan.widths) <= 0.5 * found.before.macs
+    assert str(found).count("macs of the whole example: ") == 1
+    batched = prunus.prune(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5)), x, "macs=50%")
+    assert batched.before.per == "sample"

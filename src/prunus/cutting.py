@@ -13,7 +13,7 @@ from torch import nn
 
 from .asked import check_example, further, names, the_model
 from .costs import cost
-from .costs.measure import Counts, counts
+from .costs.measure import Counts, batch_of, counts
 from .errors import TargetError
 from .graph.coupling import Coupling
 from .outline import Outline, outlined
@@ -27,9 +27,12 @@ from .surgery.stored import same_state
 from .surgery.trial import settle
 from .target import AUTO, Target
 
-__all__ = ["Kept", "counted", "cut", "proven", "remarks", "trace", "within"]
+__all__ = ["Kept", "counted", "cut", "in_one", "proven", "remarks", "trace", "within"]
 
 Kept = Sequence[npt.NDArray[np.int64]]
+
+UNEVEN = 1e-3
+"""Of the example's macs: how far so many first samples may be from them. Tables that all samples share are less."""
 
 
 def cut(
@@ -48,7 +51,8 @@ def cut(
     plan = plan_for(coupling, kept, drop)
     small, proof, outline = checked(dense, plan, example, check, examples)
     known = coupling.counts if isinstance(coupling.counts, Counts) else None
-    before, after = cost(dense, example, known=known), cost(small, example, outline=outline.model if outline else None)
+    before = cost(dense, example, known=known)
+    after = cost(small, example, whole=in_one(coupling), outline=outline.model if outline else None)
     return Pruned(small, plan, before, after, coupling, proof, goal, notes, weakref.ref(dense))
 
 
@@ -116,7 +120,8 @@ def trace(
 
 
 def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline | None = None) -> Coupling:
-    """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work."""
+    """The coupling with what `cost` counts beside it: ops without a rule of their own are fixed work. Where the first
+    sample is no equal part of the example, as the first step where steps come before the batch, all count together."""
     found = counts(model, example, outline=None if outline is None else outline.model)
     coupling, sample = replace(coupling, counts=found), sum(found.by_module.values())
     if coupling.macs() == sample:
@@ -124,7 +129,14 @@ def counted(coupling: Coupling, model: nn.Module, example: Any, outline: Outline
     all_samples = found if found.per == "example" else counts(model, example, whole=True)
     whole = sum(all_samples.by_module.values())
     fixed = max(0, whole - replace(coupling, samples=1).macs())
+    if found.per == "sample" and abs(whole - batch_of(example) * sample) > UNEVEN * whole:
+        return replace(coupling, counts=all_samples, fixed_macs=fixed, samples=1)
     return replace(coupling, fixed_macs=fixed, samples=max(1, round(whole / sample)) if sample else 1)
+
+
+def in_one(coupling: Coupling) -> bool:
+    """Whether all samples of the example are counted together."""
+    return isinstance(coupling.counts, Counts) and coupling.counts.per == "example"
 
 
 def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str, ...]) -> tuple[str, ...]:

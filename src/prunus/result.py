@@ -48,8 +48,9 @@ class Pruned:
 
     def facts(self) -> list[str]:
         """Costs, proof, pinned channels and notes, a line each."""
+        whole = " of the whole example" if self.before.per == "example" else ""
         lines = [
-            f"{kind}: {was:,} -> {now:,} ({100 * now / was:.2f} %)"
+            f"{kind}{whole if kind == 'macs' else ''}: {was:,} -> {now:,} ({100 * now / was:.2f} %)"
             for kind, was, now in (
                 ("macs", self.before.macs, self.after.macs),
                 ("params", self.before.params, self.after.params),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .asked import the_model
 from .costs import cost
-from .cutting import Kept, cut, proven, remarks
+from .cutting import Kept, cut, in_one, proven, remarks
 from .errors import InputError, UnknownName
 from .graph.coupling import Coupling
 from .methods.batches import device_of, moved
@@ -169,9 +169,12 @@ def stepwise(
         return cut(
             dense, example, coupling, kept, drop=aim.drop, check=check, goal=aim.goal, notes=notes, examples=examples
         )
-    after = cost(now, on(now, example))
+    together = in_one(coupling)
+    after = cost(now, on(now, example), whole=together)
     proof = whole(dense, now, plan, example, proofs, examples) if check else None
-    return Pruned(now, plan, cost(dense, example), after, coupling, proof, aim.goal, notes, weakref.ref(dense))
+    return Pruned(
+        now, plan, cost(dense, example, whole=together), after, coupling, proof, aim.goal, notes, weakref.ref(dense)
+    )
 
 
 def on(model: nn.Module, example: Any) -> Any:

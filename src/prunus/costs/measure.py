@@ -18,7 +18,7 @@ from prunus.errors import ExampleError, InputError, UnknownName
 from prunus.outline import Shapes, outlined
 from prunus.state import unwrapped
 
-__all__ = ["Counts", "cost", "counts"]
+__all__ = ["Counts", "batch_of", "cost", "counts"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def cost(
 def counts(model: nn.Module, example: Any, *, whole: bool = False, outline: nn.Module | None = None) -> Counts:
     """The macs alone, by the first convention; see `cost`."""
     return _measured(unwrapped(model), example, "macs", whole, outline)
+
+
+def batch_of(example: Any) -> int:
+    """How many samples an example has, as `cost` sees it; 1 where no axis says it."""
+    return _batch(_inputs(example)) or 1
 
 
 def _measured(model: nn.Module, example: Any, convention: str, whole: bool, outline: nn.Module | None) -> Counts:
