@@ -369,3 +369,29 @@ def test_a_plan_file_with_a_bad_link_or_factor_is_refused(key: str, value: Any) 
     assert Plan.from_json(data).to_json() == data and data["folded"]
     with pytest.raises(PlanError, match="malformed"):
         Plan.from_json({**data, key: value})
+
+
+class Called(nn.Module):
+    """Heads and their width in attributes of any name."""
+
+    def __init__(self, heads: str, width: str) -> None:
+        super().__init__()
+        self.names = heads, width
+        setattr(self, heads, 4)
+        setattr(self, width, 4)
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, d = (getattr(self, name) for name in self.names)
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, h, d).permute(2, 0, 3, 1, 4)
+        return x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "names", [("num_heads", "head_dim"), ("h", "d_k"), ("H", "D"), ("n_h", "d_h"), ("nhead", "dh"), ("h", "d_head")]
+)
+def test_the_usual_names_of_heads_and_widths_are_known(names: tuple[str, str]) -> None:
+    model = lively(nn.Sequential(nn.Linear(16, 16), Called(*names), nn.Linear(16, 3)))
+    found = prunus.prune(model, TOKENS, widths={"1.qkv": 3})
+    assert found.proof is not None and found.proof.holds
+    assert [getattr(found.model[1], name) for name in names] == [3, 4]  # type: ignore[index]

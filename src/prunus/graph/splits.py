@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from .record import Call
 
 HEADS, WIDTH, NEITHER = "heads", "width", "neither"
-OF_HEADS = re.compile(r"(^|_)(num|n)_?(\w+_)?(heads?|groups)$|heads$")
-OF_WIDTH = re.compile(r"dim|width|channel|embd|embed|feature|hidden|inner|planes|d_model|size|head_")
+OF_HEADS = re.compile(r"(^|_)(num|n)_?(\w+_)?(heads?|groups)$|heads$|^(n_?)?[hH]$")
+OF_WIDTH = re.compile(
+    r"dim|width|channel|embd|embed|feature|hidden|inner|planes|d_model|size|head_|^d_?([hkqv]|head)$|^(h_?)?[dD]$"
+)
 OF_PLACES = re.compile(r"window|patch|image|img|grid|seq|token|max_|vocab|stride|kernel")
 
 
