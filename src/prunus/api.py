@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from .asked import check_blocks, check_timed, check_way, further, names, the_model, the_target
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@torch.inference_mode(False)  # what is cut is to be trained
 def prune(
     model: nn.Module,
     example: Any,

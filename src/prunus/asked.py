@@ -25,6 +25,10 @@ def the_model(model: Any) -> nn.Module:
             raise ModelError(f"{name} has no shape yet, as lazy modules have before a first input; run the model once")
         if tensor.is_meta:
             raise ModelError(f"{name} is on the meta device; load the weights first")
+        if tensor.is_inference() and isinstance(tensor, nn.Parameter):
+            raise ModelError(
+                f"{name} was made under torch.inference_mode, and takes no gradient; make it outside of that"
+            )
         if tensor.is_floating_point():
             values = tensor.detach()
             values = values.float() if values.element_size() == 1 else values  # float8 has no sum

@@ -14,7 +14,7 @@ from torch.nn.modules import module as module_hooks
 from zoo import chain, conv, head, image, net, pool
 
 import prunus
-from prunus.errors import ExampleError
+from prunus.errors import ExampleError, ModelError
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -137,3 +137,14 @@ def test_the_users_hooks_run_and_may_change_what_passes() -> None:
     small = prunus.prune(model, image(), target="channels=50%")
     assert seen and small.proof is not None and small.proof.worst < 1e-12
     assert len(small.model[0]._forward_hooks) == 1
+
+
+def test_what_is_cut_in_inference_mode_can_be_trained() -> None:
+    model = chain()
+    with torch.inference_mode():
+        small = prunus.prune(model, torch.randn(2, 3, 8, 8), "macs=60%")
+        made = chain()
+    small.model.train()(image()).sum().backward()
+    assert small.proof is not None and small.proof.holds
+    with pytest.raises(ModelError, match=r"0\.weight was made under torch\.inference_mode"):
+        prunus.prune(made, image(), "macs=60%")
