@@ -30,6 +30,8 @@ def test_what_of_a_batch_goes_into_the_model() -> None:
         assert inputs(batch) is want
     assert inputs(table) is table and inputs((table, Y)) is table
     assert inputs(([X, X], Y)) == (X, X)
+    whole = ({"x": X},)  # for a model that takes the dict itself, as `example` says it
+    assert inputs(whole) is whole and inputs((whole, Y)) is whole
     with pytest.raises(DataError, match="a batch of 3 parts does not say"):
         inputs((X, X, Y))
     with pytest.raises(DataError, match="a batch is a tensor, a pair"):

@@ -59,7 +59,10 @@ def is_pair(batch: Any) -> bool:
 
 def inputs(batch: Any) -> Any:
     """What of a batch goes into the model, in the form that `example` has: x of a pair (x, y), the batch itself where
-    it is a tensor or a table of keyword inputs. Raises DataError for anything else."""
+    it is a tensor, a table of keyword inputs, or a tuple of one table, which the model takes as it is. Raises DataError
+    for anything else."""
+    if isinstance(batch, tuple) and len(batch) == 1 and isinstance(batch[0], Mapping):
+        return batch
     if is_pair(batch) or (isinstance(batch, (tuple, list)) and len(batch) == 1):
         batch = batch[0]
     elif isinstance(batch, (tuple, list)):
