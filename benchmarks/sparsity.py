@@ -1,6 +1,7 @@
 """Is the sparsity real? ResNet-20, CIFAR-10, published weights, a few epochs with each penalty and without one.
 
     python benchmarks/sparsity.py --weights resnet20-12fca82f.th --data cifar10/
+    python benchmarks/sparsity.py --rows lasso --lam lasso=2.6e-3 --pin bn1,layer2.0.bn2,layer3.0.bn2 …
     python benchmarks/sparsity.py --report
 
 Each row trains the same weights for the same epochs. Then every channel below a hundredth of the largest of its layer
@@ -205,7 +206,7 @@ def report(options: argparse.Namespace) -> None:
     )
     if any(r["settings"] != records[0]["settings"] for r in records):
         raise InputError(f"{options.results} mixes weights or training settings; a table needs one of each")
-    more = f" --epochs {options.epochs} --lr {options.lr:g} --lam …"
+    more = f" --epochs {options.epochs} --lr {options.lr:g} --lam …" + " --pin …" * any(r["pin"] for r in records)
     publish(options, "sparsity", section(__file__, options, conditions(records), table(records, rows), more))
 
 
@@ -261,7 +262,7 @@ def conditions(records: Sequence[Record]) -> str:
             f"- {how['epochs']} epochs of SGD at {how['lr']:g} with a cosine, batch {how['batch_size']}, momentum "
             f"{how['momentum']:g}, weight decay {how['weight_decay']:g}, {how['precision']}; the network before: "
             f"{', '.join(dense)}",
-            "- Once with each λ of the table",
+            "- Once with each λ of the table, and with --pin where it says so",
             f"- Conditions: at least {LEAST['channels']:g} % of the channels below {SMALL:g} of their layer's largest; "
             f"their cut takes at least {LEAST['macs']:g} % of the MACs and costs under {MOST['cut']:g} points before "
             f"any fine-tuning; at most {MOST['penalty']:g} points behind the run without penalty",
