@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from .asked import check_blocks, check_timed, check_way, further, names, the_model, the_target
@@ -24,6 +23,7 @@ from .methods.score import Given, check_given, found_by, scores_of, searches
 from .plan import Plan
 from .repair import Repair, check_repairs, mended, repairs_of
 from .result import Pruned
+from .state import outside_inference
 from .stepwise import Aim, Between, Steps, stepwise
 from .surgery import apply
 from .target import Target
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-@torch.inference_mode(False)  # what is cut is to be trained
+@outside_inference
 def prune(
     model: nn.Module,
     example: Any,

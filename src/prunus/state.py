@@ -9,8 +9,8 @@ import gc
 import inspect
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from .errors import ExampleError, ModelError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def call_model(model: nn.Module, example: Any) -> Any:
@@ -208,6 +211,20 @@ def uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def outside_inference(function: Callable[P, R]) -> Callable[P, R]:
+    """Called under inference mode, it runs under no_grad in its place: what it makes can be trained afterwards. Else it
+    runs as it is called; torch's own decorator would turn gradients on."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
 
 
 def seeded() -> None:

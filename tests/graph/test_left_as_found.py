@@ -148,3 +148,18 @@ def test_what_is_cut_in_inference_mode_can_be_trained() -> None:
     assert small.proof is not None and small.proof.holds
     with pytest.raises(ModelError, match=r"0\.weight was made under torch\.inference_mode"):
         prunus.prune(made, image(), "macs=60%")
+
+
+@pytest.mark.parametrize(
+    ("outer", "gradients"), [(torch.no_grad, False), (torch.enable_grad, True), (torch.inference_mode, False)]
+)
+def test_a_function_of_the_users_has_gradients_as_around_the_call(outer: Callable[[], Any], gradients: bool) -> None:
+    model, seen = chain(), set[bool]()
+
+    def evaluate(_: nn.Module) -> float:
+        seen.add(torch.is_grad_enabled())
+        return 0.0
+
+    with outer():
+        prunus.prune(model, image(), "macs=60%", "sensitivity", evaluate=evaluate)
+    assert seen == {gradients}

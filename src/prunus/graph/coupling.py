@@ -140,9 +140,7 @@ class Coupling:
     groups: tuple[Group, ...]
     pinned: tuple[Pinned, ...]
     unknown_ops: tuple[str, ...]
-    unreached: tuple[
-        str, ...
-    ]  # layers that no example runs through: they stay as they are, whatever is cut before them
+    unreached: tuple[str, ...]  # layers that no example runs through: nothing in them is cut
     blocks: tuple[Residual, ...]
     zeros: tuple[Zero, ...]
     work: tuple[Work, ...]

@@ -18,7 +18,6 @@ from .record import Call, Tracer, op_name
 
 BATCH_NORM_TRAINING = 5
 
-
 FLOAT = frozenset({"FloatFunctional", "FXFloatFunctional"})
 """Modules that compute in float, in a namespace of quantised ones: they observe what is yet to be quantised."""
 

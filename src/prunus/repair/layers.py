@@ -91,7 +91,7 @@ def readers(work: Work) -> tuple[list[Reader], list[str]]:
         name = tensor.removesuffix(".weight")
         one, other = dense.get(name), small.get(name)
         plain = isinstance(one, nn.Linear | Convolution) and type(one) is type(other)
-        once = all(used[name] == 1 for name in step.tensors)
+        once = all(used[t] == 1 for t in step.tensors)
         if plain and getattr(one, "groups", 1) == 1 and once and "weight" in one._parameters:  # type: ignore[union-attr]
             length = work.plan.fingerprint[tensor][0][0]
             made = masks.get((tensor, 0), np.ones(length, np.bool_))
