@@ -272,3 +272,28 @@ def test_the_prunable_share_counts_ops_of_which_a_side_can_shrink() -> None:
     # pinning the first alone leaves 16 * 8 * 4 + 4 * 2 of 16 * 3 * 8 + 16 * 8 * 4 + 4 * 2
     part = prunus.trace(whole, torch.randn(1, 3, 4, 4), pin=["0"])
     assert abs(part.prunable - (512 + 8) / (384 + 512 + 8)) < 1e-12
+
+
+# what decides which way the code goes --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "sure",
+    [
+        lambda e: bool(e.softmax(-1).max(-1).values.min() > 0.9),
+        lambda e: e.softmax(-1).amax().item() > 0.9,
+        lambda e: torch.equal(e.amin(-1), torch.zeros(len(e))),
+    ],
+    ids=["bool", "item", "equal"],
+)
+def test_the_head_of_an_early_exit_keeps_its_classes_where_the_example_goes_on(sure: Callable[[Tensor], bool]) -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        y = s.a(x).relu()
+        if torch.isnan(y).any():  # a guard on what goes on is no decision of its layer
+            raise ValueError
+        early = s.e(s.d(pool(y)).relu())
+        return early if sure(early) else s.h(pool(s.b(y).relu()))
+
+    model = net(forward, a=conv(3, 8), b=conv(8, 12), d=head(8, 16), e=head(16), h=head(12))
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"a": 8, "b": 12, "d": 16}
+    assert reason(coupling, "e outputs") == "it decides which way the code goes"
+    proven(model, image())

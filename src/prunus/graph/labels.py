@@ -10,8 +10,9 @@ removed, for reason k.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,6 +99,35 @@ def resized(plane: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
     for d in axes:
         plane = plane.narrow(d, 0, 1)
     return plane.expand(list(shape))
+
+
+class ByIdentity(MutableMapping[Tensor, Any]):
+    """What is known of tensors, which it keeps."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, tuple[Tensor, Any]] = {}
+
+    def __getitem__(self, key: Tensor) -> Any:
+        return self.found[id(key)][1]
+
+    def get(self, key: Tensor, default: Any = None) -> Any:
+        known = self.found.get(id(key))
+        return default if known is None else known[1]
+
+    def __contains__(self, key: object) -> bool:
+        return id(key) in self.found
+
+    def __setitem__(self, key: Tensor, value: Any) -> None:
+        self.found[id(key)] = (key, value)
+
+    def __delitem__(self, key: Tensor) -> None:
+        del self.found[id(key)]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([key for key, _ in self.found.values()])
+
+    def __len__(self) -> int:
+        return len(self.found)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError
 from ..state import modules_of, tensors_in, tensors_of
-from .labels import Book, Check, Label, Places, compress, varying, vector
+from .labels import Book, ByIdentity, Check, Label, Places, compress, varying, vector
 from .opened import opened
 from .own import watched
 from .splits import Site, Splits, inherited
@@ -109,35 +109,6 @@ class Made:
         return axis, vector(planes[0], axis) if planes else None
 
 
-class ByIdentity(MutableMapping[Tensor, Any]):
-    """What is known of tensors, which it keeps."""
-
-    def __init__(self) -> None:
-        self.found: dict[int, tuple[Tensor, Any]] = {}
-
-    def __getitem__(self, key: Tensor) -> Any:
-        return self.found[id(key)][1]
-
-    def get(self, key: Tensor, default: Any = None) -> Any:
-        known = self.found.get(id(key))
-        return default if known is None else known[1]
-
-    def __contains__(self, key: object) -> bool:
-        return id(key) in self.found
-
-    def __setitem__(self, key: Tensor, value: Any) -> None:
-        self.found[id(key)] = (key, value)
-
-    def __delitem__(self, key: Tensor) -> None:
-        del self.found[id(key)]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter([key for key, _ in self.found.values()])
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-
 def op_name(func: Callable[..., Any]) -> str:
     """The public name of a torch function."""
     if isinstance(func, torch._ops.OpOverload):
@@ -176,6 +147,7 @@ class Tracer(TorchFunctionMode):
         self.weighed: set[int] = set()  # first rows behind the operands of products
         self.tight: dict[int, Tensor] = {}  # planes of an outline that were looked at
         self.sites: list[Site] = []
+        self.escaped: list[int | None] = []  # the ops that made what the code reads as numbers
         self.split: dict[str, int] = {}  # how many splits ran in a module
         self.failed_in: str | None = None  # the module in which an op raised or received ids in another order
         self.made: dict[str, Made] = {}
@@ -266,8 +238,11 @@ class Tracer(TorchFunctionMode):
             if results or getattr(self.rules.get(func), "statement", False):
                 with torch._C._DisableTorchDispatch():  # the witness need not see what the rules do
                     self.follow(call, out, results)
-            elif getattr(func, "__name__", "") in ESCAPES:
-                call.pin(args[0], "its values leave torch")
+            elif (name := getattr(func, "__name__", "")) in ESCAPES | COMPARED:
+                for value in tensors_in((args, call.kwargs)):
+                    self.escaped.append(self.label(value).op)
+                    if name in ESCAPES:
+                        call.pin(value, "its values leave torch")
             return out
         finally:
             self.depth -= 1
@@ -366,6 +341,8 @@ class Tracer(TorchFunctionMode):
 
 
 ESCAPES = frozenset({"numpy", "tolist", "item", "__array__", "__float__", "__int__", "__bool__", "__dlpack__"})
+ESCAPES |= {"__index__", "__complex__", "is_nonzero"}
+COMPARED = frozenset({"equal", "allclose"})
 SIZES = frozenset([Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point])
 SIZES |= {getattr(Tensor, name).__get__ for name in ("shape", "ndim")}
 """They tell what is no value."""

@@ -36,17 +36,8 @@ class Reads:
 
     @classmethod
     def of(cls, ops: Sequence[Op], results: Set[int]) -> Reads:
-        """`results` are the ops that made the outputs. What is written into a tensor counts as an output too."""
-        todo = sorted(results)
-        for op in ops:
-            if op.name == "__setitem__" and len(set(op.inputs)) > 1:
-                todo += [made for made in op.inputs if made is not None]
-        live: set[int] = set()
-        while todo:
-            at = todo.pop()
-            if at >= 0 and at not in live:
-                live.add(at)
-                todo.extend(made for made in ops[at].inputs if made is not None)
+        """`results` are the ops that made the outputs."""
+        live = ancestors(ops, results)
         readers: dict[int, set[int]] = {made: {len(ops)} for made in results}
         users: dict[str, set[int]] = {}
         for k in live:
@@ -117,6 +108,21 @@ class Reads:
         """How many of these ops have parameters, and how many numbers those hold."""
         named = [self.ops[i].tensors for i in side]
         return sum(map(bool, named)), sum(sizes.get(t, 0) for t in {t for ts in named for t in ts})
+
+
+def ancestors(ops: Sequence[Op], results: Set[int]) -> set[int]:
+    """The ops that these results depend on, and they. What is written into a tensor counts as a result too."""
+    todo = sorted(results)
+    for op in ops:
+        if op.name == "__setitem__" and len(set(op.inputs)) > 1:
+            todo += [made for made in op.inputs if made is not None]
+    live: set[int] = set()
+    while todo:
+        at = todo.pop()
+        if at >= 0 and at not in live:
+            live.add(at)
+            todo.extend(made for made in ops[at].inputs if made is not None)
+    return live
 
 
 def covered(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from .forward import outputs, run, shapes_alone, stored_statistics, traceable
 from .labels import Book
 from .plain import Plainly
 from .record import Op, Tracer
-from .residual import Residual, residuals
+from .residual import Residual, ancestors, residuals
 from .rules import table
 from .splits import Site, Splits
 from .told import telling
@@ -135,7 +135,28 @@ def passed(tracer: Tracer, model: nn.Module, example: Any, training: bool) -> tu
     for tensor in outputs(out):
         for plane in tracer.label(tensor).planes:
             tracer.book.pin(plane, "it is the model's output")
+    decides(tracer, {op for t in outputs(out) if (op := tracer.label(t).op) is not None})
     return out, Pass(tracer.ops, tracer.book.parts[taken:])
+
+
+def decides(tracer: Tracer, results: Set[int]) -> None:
+    """Pin what layers make that only decide which way the code goes, as the head of an early exit does on a sample that
+    is not sure enough: on others it is an output."""
+    live = ancestors(tracer.ops, results)
+    todo = [op for op in tracer.escaped if op is not None]
+    seen = set(todo)
+    while todo:
+        at = todo.pop()
+        if at < 0 or at in live:
+            continue
+        op = tracer.ops[at]
+        axes = (tracer.book.axes.get(("tensor", name, place)) for name in op.tensors for place in (0, 1))
+        made = [axis.ids for axis in axes if axis is not None and axis.role == "out"]
+        for ids in made:
+            tracer.book.pin(ids, "it decides which way the code goes")
+        new = set() if made else {k for k in op.inputs if k is not None} - seen
+        seen |= new
+        todo += new
 
 
 def couple(model: nn.Module, example: Any, *, pin: Sequence[str | nn.Module] = ()) -> Coupling:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import ExampleError
 from ..graph.coupling import Coupling
 from ..graph.forward import run, shapes_alone, stored_statistics
-from ..graph.labels import Check
-from ..graph.record import SUMS, ByIdentity, Call, Tracer
+from ..graph.labels import ByIdentity, Check
+from ..graph.record import SUMS, Call, Tracer
 from ..graph.residual import Residual
 from ..outline import Outline
 from ..plan import plan_for
