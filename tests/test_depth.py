@@ -371,3 +371,24 @@ def test_drops_of_one_name_are_as_many() -> None:
     assert whole is not None
     assert len({d.name for d in whole.dropped}) == len(whole.dropped) == 3
     assert torch.equal(prunus.apply(model, whole).eval()(image()), net.eval()(image()))
+
+
+def test_a_block_that_the_code_looks_into_stays_and_why_is_said() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 12), nn.Linear(12, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            return x + self.outer(y if self.inner.bias is None else y.relu())
+
+    model = lively(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Looks(), nn.Linear(8, 3)))
+    coupling = prunus.trace(model, image())
+    why = "the network does not run without it: 'Zero' object has no attribute 'bias'"
+    assert coupling.blocks == () and coupling.undroppable == {"2": why}
+    assert f"├─ 2: {why}" in str(coupling).splitlines()
+    with pytest.raises(TargetError, match=f"no residual block can be dropped from this model; 2 stays: {why}"):
+        prunus.prune(model, image(), "blocks=-1")
+    with pytest.raises(TargetError, match=f"drop: 2 stays: {why}"):
+        prunus.prune(model, image(), drop=["2"])

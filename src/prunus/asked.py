@@ -158,8 +158,10 @@ def check_timed(method: object, goal: Target | None, steps: int) -> None:
 
 
 def check_blocks(coupling: Coupling, drop: Iterable[str]) -> None:
-    """Every name is a residual block of the model. Raises UnknownName."""
+    """Every name is a residual block that can go. Raises TargetError for one that cannot, UnknownName for no block."""
     known = [r.name for r in coupling.blocks]
     for name in drop:
+        if name in coupling.undroppable:
+            raise TargetError(f"drop: {name} stays: {coupling.undroppable[name]}")
         if name not in known:
             raise UnknownName.of("residual block", name, known)

@@ -77,7 +77,8 @@ def lowest(coupling: Coupling, importance: Floats, count: int, drop: Sequence[st
     if there < count:
         beside = f" beside {before} in drop=" if before else ""
         has = f"{there} residual block{'' if there == 1 else 's'}" if there else "no residual block"
-        raise TargetError(f"blocks=-{count}: {has} can be dropped from this model{beside}")
+        kept = "".join(f"; {name} stays: {why}" for name, why in list(coupling.undroppable.items())[:1])
+        raise TargetError(f"blocks=-{count}: {has} can be dropped from this model{beside}{kept}")
     return tuple(r.name for r in taken[before:])
 
 

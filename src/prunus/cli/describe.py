@@ -102,8 +102,8 @@ def inspect(options: argparse.Namespace) -> Reply:
 
 
 def coupling_data(coupling: Coupling) -> dict[str, Any]:
-    """Groups with what they tie, what is pinned and why, ops without a rule, layers not reached, and blocks that can be
-    dropped with the share of the MACs that goes with each."""
+    """Groups with what they tie, what is pinned and why, ops without a rule, layers not reached, blocks that can be
+    dropped with the share of the MACs that goes with each, and blocks that cannot."""
     from prunus.graph.inspect import block_shares
 
     return {
@@ -124,6 +124,7 @@ def coupling_data(coupling: Coupling) -> dict[str, Any]:
             {"name": block.name, "macs": share}
             for block, share in zip(coupling.blocks, block_shares(coupling), strict=True)
         ],
+        "undroppable": [{"name": name, "reason": why} for name, why in coupling.undroppable.items()],
     }
 
 

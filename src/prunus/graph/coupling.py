@@ -153,6 +153,7 @@ class Coupling:
     folds: tuple[Fold, ...] = ()
     steps: tuple[Step, ...] = ()  # of the forward in eval mode
     tied: Mapping[str, str] = field(default_factory=dict, repr=False)  # other names of a tensor, and its first
+    undroppable: Mapping[str, str] = field(default_factory=dict)  # residual blocks that cannot go, and why
     counts: object = field(default=None, repr=False)  # what `cost` counted of the dense network
 
     def __getitem__(self, name: str) -> Group:

@@ -71,6 +71,9 @@ def tree(coupling: Coupling) -> str:
         lines.append(f"{len(coupling.blocks)} residual blocks that can be dropped")
         shares = zip(coupling.blocks, block_shares(coupling), strict=True)
         lines += [f"├─ {block.name}  {100 * share:.1f} % of the MACs" for block, share in shares]
+    if coupling.undroppable:
+        lines.append(f"{len(coupling.undroppable)} residual blocks that cannot be dropped")
+        lines += [f"├─ {name}: {why}" for name, why in coupling.undroppable.items()]
     lines.append(f"{len(coupling.pinned)} pinned")
     lines += [f"├─ {p.name}  {p.width}: {p.reason}" for p in coupling.pinned]
     if coupling.unknown_ops:

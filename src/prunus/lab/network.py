@@ -49,6 +49,9 @@ def page_of(coupling: Coupling, name: str) -> Page:
         blocks = tuple((b.name, ", ".join(b.modules)) for b in coupling.blocks)
         table = Table(("block", "what goes"), blocks, prose=(1,))
         sections.append(Section("Residual blocks", "Each can be dropped whole.", table))
+    if coupling.undroppable:
+        table = Table(("block", "why"), tuple(coupling.undroppable.items()), prose=(1,))
+        sections.append(Section("Residual blocks that stay", "", table))
     return Page(f"{name}: what is coupled", lead, tuple(sections))
 
 

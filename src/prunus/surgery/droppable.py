@@ -6,7 +6,6 @@ not among these, the network runs with values.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -97,35 +96,39 @@ class Runner(Tracer):
 
 
 def droppable(model: nn.Module, example: Any, coupling: Coupling, outline: Outline | None = None) -> Coupling:
-    """The coupling with those residual blocks only that can go. The model is left as it is. `outline` is that of the
-    model on the example."""
-    fine: set[str] = set()
+    """The coupling with those residual blocks only that can go, and why the others cannot. The model is left as it is.
+    `outline` is that of the model on the example."""
+    stuck = {r.name: "" for r in coupling.blocks}
     if outline is not None:
-        fine = settled(outline.model, outline.example, coupling, coupling.blocks, hollow=True)
-    if len(fine) < len(coupling.blocks):
-        fine |= settled(model, example, coupling, [r for r in coupling.blocks if r.name not in fine])
-    return replace(coupling, blocks=tuple(r for r in coupling.blocks if r.name in fine))
+        stuck = settled(outline.model, outline.example, coupling, coupling.blocks, hollow=True)
+    if stuck:
+        stuck = settled(model, example, coupling, [r for r in coupling.blocks if r.name in stuck])
+    return replace(
+        coupling,
+        blocks=tuple(r for r in coupling.blocks if r.name not in stuck),
+        undroppable={**coupling.undroppable, **stuck},
+    )
 
 
 def settled(
     model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence[Residual], hollow: bool = False
-) -> set[str]:
-    """The names of the blocks that can go."""
-    fine: set[str] = set()
+) -> dict[str, str]:
+    """The names of the blocks that cannot go, and why."""
+    stuck: dict[str, str] = {}
     rest = list(blocks)
     while rest:
         inner = {r.name for r in rest if any(r.ops < other.ops for other in rest)}
         outer = [r for r in rest if r.name not in inner]
         rest = [r for r in rest if r.name in inner]
         while outer:
-            good = passing(model, example, coupling, outer, hollow)
-            fine |= good
+            good, why = passing(model, example, coupling, outer, hollow)
             bad = [r for r in outer if r.name not in good]
             if not good and bad:  # code of one kind fails alike
                 kind = kind_of(model, bad[0])
-                bad = [r for r in bad if kind_of(model, r) != kind]
+                stuck |= {r.name: why for r in bad if kind_of(model, r) == kind}
+                bad = [r for r in bad if r.name not in stuck]
             outer = bad
-    return fine
+    return stuck
 
 
 def kind_of(model: nn.Module, residual: Residual) -> tuple[type, int, int]:
@@ -134,8 +137,12 @@ def kind_of(model: nn.Module, residual: Residual) -> tuple[type, int, int]:
 
 
 @uncollected()
-def passing(model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence[Residual], hollow: bool) -> set[str]:
-    """Of blocks that are dropped together, the names of those whose sum was reached with a zero from the branch."""
+def passing(
+    model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence[Residual], hollow: bool
+) -> tuple[set[str], str]:
+    """Of blocks that are dropped together, the names of those whose sum was reached with a zero from the branch, and
+    why others were not."""
+    why = "what stands for its modules does not reach the sum as zeros"
     plan = plan_for(coupling, [range(width) for width in coupling.widths], [r.name for r in blocks])
     shared = {id(t): t for t in tensors_of(model).values()}
     short = copied(model, {**shared, **{id(v): v for v in activations(model)}})
@@ -146,9 +153,11 @@ def passing(model: nn.Module, example: Any, coupling: Coupling, blocks: Sequence
         for _, module in modules_of(short):
             module.training = False
         seeded()
-        with contextlib.suppress(ExampleError):
+        try:
             run(Runner(short, Check({}), {}, sums, outline=hollow), short, example)
-    return {r.name for r in blocks if (r.path, r.nth) in sums.zero}
+        except ExampleError as error:
+            why = f"the network does not run without it: {str(error).partition(': ')[2]}"
+    return {r.name for r in blocks if (r.path, r.nth) in sums.zero}, why
 
 
 def activations(model: nn.Module) -> list[Tensor]:
