@@ -94,7 +94,7 @@ def rows() -> tuple[Row, ...]:
         *known("hrank", "hrank", "score"),
         *known("abc", "abc", "search", **SMALL),
         Row("slimming", "trained", Slimming(lam=5e-3)),
-        Row("group lasso", "trained", SSL(lam=1e-2, solver="proximal", affine=True)),
+        Row("group lasso", "trained", SSL(lam=1e-2, solver="proximal", affine=True, keep_length=True)),
         Row("gates", "trained", Gates(), target="max_rate=80%"),
         Row("soft fpgm", "trained", FPGM()),
         *known("dcff", "dcff", "trained", temperature="logistic"),
