@@ -43,7 +43,9 @@ def test_augmentation(channels: int, side: int, how: str, expected: Augment) -> 
 
 def test_loaders_augment_themselves() -> None:
     data = Data([], [], 0, (), (), "loaders")
-    assert augmented(data, "crop-flip") == Augment()
+    assert augmented(data, "auto") == augmented(data, "none") == Augment()
+    with pytest.raises(InputError, match="--augment crop-flip is for images"):
+        augmented(data, "crop-flip")
 
 
 def test_without_data_nothing_is_measured() -> None:

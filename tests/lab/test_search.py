@@ -17,6 +17,7 @@ from prunus.lab import sweep as sweeping
 from prunus.lab.errand import Ended, Errand
 from prunus.lab.judge import Judge, Stopped, sqlite, study_of
 from prunus.lab.runs import find, read
+from prunus.lab.space import Range
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -29,7 +30,7 @@ def test_two_objectives_on_the_validation_part(raw: dict[str, Any], go: Go, insi
     for point in swept.points:
         results = point.finished.results
         validation = results["validation"]["finetuned"]
-        assert validation["n"] == 60 and results["test"]["finetuned"]["n"] == 319
+        assert validation["n"] == 61 and results["test"]["finetuned"]["n"] == 320
         assert point.objectives == {"accuracy": validation["top1"], "macs": results["after"]["macs"]}
         assert results["settings"]["prune"]["target"] == point.values["prune.target"]
         found[point.name] = validation["top1"], -results["after"]["macs"]
@@ -170,3 +171,22 @@ def test_storages(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         study_of("postgresql://me:secret@nowhere.invalid/db", "s", ("accuracy",), 0)
     assert "secret" not in str(caught.value)
+
+
+def test_a_study_goes_on_with_its_own_space_alone(raw: dict[str, Any], go: Go, inside: Inside) -> None:
+    space = {"ranges": {"finetune.lr": (0.01, 0.5)}, "choices": {"prune.method": ["l1", "random"]}}
+    go(raw, search=1, **space)
+    more = {**space["ranges"], "finetune.momentum": (0.1, 0.9)}
+    other = {"prune.method": ["l1", "random", "l2"]}
+    for changed, name in (({"ranges": more}, "finetune.momentum"), ({"choices": other}, "prune.method")):
+        with pytest.raises(InputError, match=f"begun with other ranges or choices of {name}"):
+            go(raw, search=2, **{**space, **changed})
+    swept = go(raw, search=1, study="wider", **{**space, "choices": other})
+    assert [point.name for point in swept.points] == ["wider-trial-0000"] == list(swept.front)
+    assert read(swept.folder / "trial-0000" / "seed-0") is not None
+
+
+def test_whole_numbers_in_text_are_written_whole() -> None:
+    one = Range.read("prune.target=params=300..2000000")
+    assert one.value(2_000_000) == "params=2000000" and one.value(1_234_567) == "params=1234567"
+    assert one.text == "params=300..2000000"

@@ -185,7 +185,7 @@ def test_a_chain_is_done_once(raw: dict[str, Any], go: Callable[..., Finished], 
     assert results["left"]["macs"] <= 0.6 and results["verified"] is True
     accuracy = results["accuracy"]
     assert min(accuracy["before"], accuracy["sparse"], accuracy["finetuned"]) > 25 and accuracy["cut"] > 5
-    assert results["selection"] == "validation" and results["test"]["finetuned"]["n"] == 299
+    assert results["selection"] == "validation" and results["test"]["finetuned"]["n"] == 300
     assert [stage["name"] for stage in results["stages"]] == ran(first)
     assert all(stage["seconds"] > 0 and stage["versions"]["prunus"] for stage in results["stages"])
     assert (first.folder / "metrics-baseline.jsonl").read_text("utf-8").count("\n") == 2

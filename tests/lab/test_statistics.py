@@ -67,4 +67,7 @@ def test_what_cannot_be_tested() -> None:
     same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     assert same is not None and same.p == 1.0
     shifted = paired({0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.5})
-    assert shifted is not None and shifted.p == 0.0 and shifted.told_apart
+    assert shifted is not None and shifted.p == 0.5 and not shifted.told_apart
+    steps = {seed: 100 * (340 + seed) / 359 for seed in range(7)}  # always one image more, but for what rounding makes
+    more = paired(steps, {seed: 100 * (341 + seed) / 359 for seed in steps})
+    assert more is not None and more.p == 2 / 2**7 and more.told_apart

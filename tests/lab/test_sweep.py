@@ -226,3 +226,21 @@ def test_the_verb(raw: dict[str, Any], inside: Inside, capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert "target-macs-40" in captured.out and "prunus report" in captured.out and "(2 of 2, " in captured.err
     assert main([*words, "--grid", "seeds=1,2"]) == 2 and "--repeat" in capsys.readouterr().err
+
+
+def test_a_sweep_writes_over_no_run_of_other_settings(raw: dict[str, Any], go: Go, inside: Inside) -> None:
+    first = go(raw, grid={"train.lr": [0.07]})
+    second = go(raw, grid={"finetune.lr": [0.07]})
+    names = [swept.points[0].finished.folder.name for swept in (first, second)]
+    assert names[0] == "lr-0.07" and names[1].startswith("lr-0.07-") and len(find([first.folder])) == 2
+    count = len(inside.made)
+    assert [point.name for point in go(raw, grid={"train.lr": [0.07]}).points] == names[:1]
+    assert [point.name for point in go(raw, grid={"finetune.lr": [0.07]}).points] == names[1:]
+    assert len(find([first.folder])) == 2 and len(inside.made) == count + 2
+
+
+def test_a_run_says_that_it_replaces_one_of_other_settings(raw: dict[str, Any], tmp_path: Path) -> None:
+    lines: list[str] = []
+    for rate in ("0.1", "0.05"):
+        prunus.run(raw, [f"finetune.lr={rate}"], out=tmp_path, progress=False, say=lines.append)
+    assert lines.count("run: replaces one of other settings") == 1

@@ -35,7 +35,7 @@ def add_fit(parser: argparse.ArgumentParser, *, teacher: bool) -> None:
         help="share of each class that is held out of the train part, to choose epochs by (default 0)",
     )
     group.add_argument("--sync-bn", action="store_true", help="batch norms see the batches of all processes (CUDA)")
-    _add(parser.add_argument_group("augmentation"), Augment, _BY_AUGMENT)
+    _add(parser.add_argument_group("augmentation"), Augment, _BY_AUGMENT, unset=True)  # --augment and the data say
     if teacher:
         group = parser.add_argument_group("distillation")
         group.add_argument("--teacher", metavar="WEIGHTS|RUN", help="a checkpoint of MODEL at full size, or a run")
@@ -96,8 +96,9 @@ def _names(kind: type, without: frozenset[str]) -> list[str]:
     return [name for name in get_type_hints(kind) if name not in without]
 
 
-def _add(group: argparse._ArgumentGroup, kind: Any, without: frozenset[str]) -> None:
-    """An option for each field, with its type, its default and what the docstring says of it."""
+def _add(group: argparse._ArgumentGroup, kind: Any, without: frozenset[str], *, unset: bool = False) -> None:
+    """An option for each field, with its type, its default and what the docstring says of it. unset: one that is not
+    given leaves no trace."""
     from prunus.lab.schema import described
 
     texts, default = described(kind), kind()
@@ -107,14 +108,16 @@ def _add(group: argparse._ArgumentGroup, kind: Any, without: frozenset[str]) -> 
         flag, was = "--" + _RENAMED.get(name, name).replace("_", "-"), getattr(default, name)
         text = texts.get(name, "").replace("%", "%%")
         if hint is bool:
-            group.add_argument(flag, dest=name, action="store_true", help=text)
+            unsaid: Any = argparse.SUPPRESS if unset else False
+            group.add_argument(flag, dest=name, action="store_true", default=unsaid, help=text)
             continue
         shown = f"{text} (default {was})" if was not in (None, ()) else text
+        what = argparse.SUPPRESS if unset else was
         if get_origin(hint) is Literal:
-            group.add_argument(flag, dest=name, choices=get_args(hint), default=was, help=shown)
+            group.add_argument(flag, dest=name, choices=get_args(hint), default=what, help=shown)
         else:
             read, sign = _READERS[hint]
-            group.add_argument(flag, dest=name, type=read, default=was, metavar=sign, help=shown)
+            group.add_argument(flag, dest=name, type=read, default=what, metavar=sign, help=shown)
 
 
 _READERS: dict[Any, tuple[Any, str]] = {

@@ -63,8 +63,8 @@ def finetune(options: argparse.Namespace) -> Reply:
 def _trained(options: argparse.Namespace, *, before: bool) -> Reply:
     from prunus.cli import source
     from prunus.engine.loop import evaluate
+    from prunus.engine.task import plain_metrics, ranked
     from prunus.lab import folder
-    from prunus.lab.job import plain_metrics
 
     where, progress, task = source.runtime(options), not options.json, source.task(options)
     if options.epochs < 1:
@@ -72,6 +72,8 @@ def _trained(options: argparse.Namespace, *, before: bool) -> Reply:
     if options.resume and options.out is None:
         raise InputError("--resume goes on from the checkpoints in --out; give --out too")
     out = None if options.out is None else folder.ready(options.out)
+    if out is not None and not options.resume:
+        _nothing_lost(out)
     with where.seeded():
         given, data = source.with_data(options)
     data.part("test")  # measured at the end: better missed now
@@ -85,8 +87,8 @@ def _trained(options: argparse.Namespace, *, before: bool) -> Reply:
         "data": options.data,
         **({} if method is None else {"method": method}),
         "accuracy": {
-            **({"before": top1(earlier)} if before else {}),
-            ("finetuned" if before else "trained"): top1(last),
+            **({"before": ranked(earlier)} if before else {}),
+            ("finetuned" if before else "trained"): ranked(last),
         },
         "test": plain_metrics(last),
         "selection": "validation" if config.selection == "best" else "last epoch",
@@ -98,6 +100,20 @@ def _trained(options: argparse.Namespace, *, before: bool) -> Reply:
     if out is not None and first():
         folder.write(out, given.model, given.plan, given.description, answer)
     return Reply(answer, lambda: _show(history, earlier, last, options.out))
+
+
+def _nothing_lost(out: Path) -> None:
+    """Raises InputError where checkpoints of an interrupted training would be removed: some that are newer than the
+    results of the last one that ended."""
+    from prunus.engine.checkpoint import found
+
+    ended = out / "run.json"
+    last = ended.stat().st_mtime if ended.exists() else 0.0
+    if any(path.stat().st_mtime > last for path in found(out / "checkpoints")):
+        raise InputError(
+            f"{str(out / 'checkpoints')!r} is of a training that was interrupted: --resume goes on with it; remove the "
+            "folder to begin anew"
+        )
 
 
 def _fitted(
@@ -186,13 +202,6 @@ def _teacher(options: argparse.Namespace, given: Source) -> nn.Module | None:
     if path.is_dir():
         return folder.rebuild(*folder.read(path))
     return folder.rebuild(given.description, folder.plan_in(path), path)
-
-
-def top1(metrics: Any) -> float | None:
-    """Top-1 in percent, or how good the metrics say that they are."""
-    from prunus.engine.task import goodness
-
-    return None if metrics is None else goodness(metrics)
 
 
 def _show(history: History, before: Any, after: Any, out: str | None) -> None:

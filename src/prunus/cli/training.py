@@ -23,7 +23,7 @@ def evaluate(options: argparse.Namespace) -> Reply:
     from prunus.cli.show import say
     from prunus.cli.source import runtime, task, with_data
     from prunus.engine.loop import evaluate as measure
-    from prunus.lab.job import plain_metrics
+    from prunus.engine.task import plain_metrics
 
     where = runtime(options)
     given, data = with_data(options, only="test")

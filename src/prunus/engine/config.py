@@ -93,7 +93,7 @@ class Fit:
     schedule                    "cosine" to 0; "steps": times gamma at each epoch of `steps` (none: constant);
                                 "onecycle": up to lr over `warmup` epochs (0: three tenths of all), then down to 0
     warmup                      epochs of linear warm-up; may be a fraction
-    clip                        largest gradient norm over all parameters
+    clip                        largest gradient norm over all parameters of the network
     accumulate                  parts that a batch is divided into, one after the other, to need less memory
     ema                         decay of an average of the weights, which is what is validated and left behind (0: none)
     label_smoothing             of the built-in classification

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from prunus.engine.task import Metrics
+from prunus.engine.task import Metrics, plain_metrics
 from prunus.progress import Bar, bar
 
 __all__ = ["Epoch", "History", "Silent", "showing"]
@@ -39,7 +39,7 @@ class Epoch:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**vars(self), "metrics": plain_metrics(self.metrics)}
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Epoch:
@@ -70,7 +70,7 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {"epochs": [epoch.as_dict() for epoch in self.epochs], "best": self.best}
 
 
 class Silent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,6 +82,7 @@ class State:
         if selection == "last" or not all(hook.eligible() for hook in having(self.hooks, "eligible")):
             return
         good = goodness(done.metrics)
+        good = -math.inf if math.isnan(good) else good
         if self.best is None or good > self.best.goodness:
             self.best = Best(done.epoch, good, {k: t.detach().clone() for k, t in tensors_of(self.model).items()})
 
@@ -139,6 +141,9 @@ class State:
         _same_settings(path.name, saved["settings"], self.settings)
         for name, value in saved["place"].items():
             setattr(self, name, value)
+        if len(saved["hooks"]) != len(self.hooks):
+            was, now = len(saved["hooks"]), len(self.hooks)
+            raise CheckpointError(f"{path.name} was written with {was} hooks, and now there are {now}; give those")
         put(self.model, saved["model"])
         self.optimizer.load_state_dict(_laid_out(saved["optimizer"], self.optimizer))
         if saved["scaler"]:

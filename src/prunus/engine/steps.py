@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prunus.engine.config import Fit
+from prunus.engine.config import Augment, Fit
 from prunus.engine.data import Data, Split, Stream, batches
 from prunus.engine.processes import One
 from prunus.engine.runtime import Runtime
@@ -43,7 +43,10 @@ class Steps:
     @property
     def length(self) -> int | None:
         """Steps an epoch, where that is known beforehand."""
-        return len(self.feed) if isinstance(self.feed, Sized) else None
+        try:
+            return len(self.feed)  # type: ignore[arg-type]
+        except TypeError:  # a DataLoader over an iterable set has a length to ask for, and none to tell
+            return None
 
     def epoch(self, e: int, start: int, before: int) -> Iterator[list[Part]]:
         """The steps of epoch e from `start` on; `before` is the number of steps in earlier epochs."""
@@ -62,7 +65,7 @@ class Steps:
             if batch is _END:
                 return
             if i >= start:
-                mine = divided(batch, self.config.accumulate)
+                mine = divided(batch, min(self.config.accumulate, max(1, self.size(batch))))
                 yield self._parts(mine, None)
             i += 1
 
@@ -119,6 +122,9 @@ def steps_of(
             channels_last=runtime.channels_last,
         )
         return Steps(feed, True, config, runtime, processes, size)
+    for name, given in (("augment", config.augment != Augment()), ("drop_last", config.drop_last)):
+        if given:
+            raise InputError(f"{name} is for images in memory or in files; batches of your own come as they are")
     if processes.world > 1 and isinstance(train, DataLoader):
         from accelerate.data_loader import prepare_data_loader
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from prunus.errors import DataError, ExampleError, InputError, UnknownName
 from prunus.userfile import beside, first_line, is_file_name, locate, module_of, named
 
-__all__ = ["Classification", "Metrics", "Task", "goodness", "logits", "task_of"]
+__all__ = ["Classification", "Metrics", "Task", "goodness", "logits", "plain_metrics", "ranked", "task_of"]
 
 
 class Task(Protocol):
@@ -33,8 +34,8 @@ class Task(Protocol):
         """Scalars to be summed over all batches."""
 
     def metrics(self, totals: Mapping[str, float], n: int) -> Any:
-        """The sums over n samples, as what `evaluate` returns. A number, or an object whose first of the fields
-        `goodness`, `top1` says how good it is: the larger the better."""
+        """The sums over n samples, as what `evaluate` returns. A number, or an object or mapping whose first of the
+        fields `goodness`, `top1` says how good it is: the larger the better."""
 
 
 _METHODS = ("forward", "loss", "size", "tally", "metrics")
@@ -59,7 +60,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy on batches (x, y), y int64 (N,), or float (N, classes) where labels are mixed.
+    """Cross-entropy on batches (x, y), y whole numbers (N,), or shares (N, classes) where labels are mixed or soft.
 
     aux_weight: weight of the outputs that a net gives beside the first in train mode (GoogLeNet's paper: 0.3).
     """
@@ -86,7 +87,7 @@ class Classification:
         """Mean cross-entropy of the first output, plus aux_weight times that of each auxiliary one."""
         _, y = _pair(batch)
         main = logits(output)
-        _check(main, y)
+        y = _checked(main, y)
         loss = F.cross_entropy(main, y, label_smoothing=self.label_smoothing)
         for extra in output[1:] if isinstance(output, tuple | list) else ():
             if isinstance(extra, Tensor) and extra.shape == main.shape:
@@ -98,11 +99,13 @@ class Classification:
         return len(_pair(batch)[1])
 
     def tally(self, output: Any, batch: Any) -> dict[str, Tensor]:
-        """Counts of right answers among the first 1 and 5, and the summed cross-entropy without smoothing."""
+        """Counts of right answers among the first 1 and 5, and the summed cross-entropy without smoothing. Of shares
+        the largest is the right answer."""
         _, y = _pair(batch)
         scores = logits(output).float()
-        _check(scores, y)
-        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == y[:, None]
+        y = _checked(scores, y)
+        right = y.argmax(dim=1) if y.is_floating_point() else y
+        best = scores.topk(min(5, scores.shape[1]), dim=1).indices == right[:, None]
         return {
             "top1": best[:, 0].sum(),
             "top5": best.any(dim=1).sum(),
@@ -145,13 +148,63 @@ def goodness(metrics: Any) -> float:
 
     Raises InputError where they have none of these.
     """
-    for found in (getattr(metrics, "goodness", None), getattr(metrics, "top1", None), metrics):
-        if isinstance(found, int | float):
-            return float(found)
-    raise InputError(
-        f"metrics of type {type(metrics).__name__} cannot be ranked; give them a number named goodness, or keep the "
-        "last epoch"
-    )
+    found = ranked(metrics)
+    if found is None:
+        raise InputError(
+            f"metrics of type {type(metrics).__name__} cannot be ranked; give them a number named goodness, or keep "
+            "the last epoch"
+        )
+    return found
+
+
+def ranked(metrics: Any) -> float | None:
+    """The same, None where they have none of these."""
+    held = metrics if isinstance(metrics, Mapping) else {}
+    for name in ("goodness", "top1"):
+        found = _number(held.get(name, getattr(metrics, name, None)))
+        if found is not None:
+            return found
+    return _number(metrics)
+
+
+def plain_metrics(metrics: Any) -> Any:
+    """Metrics as JSON has them: a number, or a table of what they hold, with their `goodness` where that is no `top1`.
+    What is neither is told as text."""
+    number = _number(metrics)
+    if metrics is None or number is not None:
+        return number
+    if is_dataclass(metrics) and not isinstance(metrics, type):
+        held: Mapping[Any, Any] = asdict(metrics)
+    elif isinstance(metrics, Mapping):
+        held = metrics
+    elif hasattr(metrics, "_asdict"):
+        held = metrics._asdict()
+    else:
+        held = {name: value for name, value in getattr(metrics, "__dict__", {}).items() if not name.startswith("_")}
+    table = {str(name): _plain(value) for name, value in held.items()}
+    good = ranked(metrics)
+    if good is not None and table.get("top1") != good:
+        table["goodness"] = good
+    return table or str(metrics)
+
+
+def _plain(value: Any) -> Any:
+    """A number, a text, or a table or list of these."""
+    number = _number(value)
+    if number is not None or value is None or isinstance(value, str):
+        return int(value) if isinstance(value, int) else value if number is None else number
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value)
+
+
+def _number(value: Any) -> float | None:
+    """A number of Python or NumPy, or a tensor of one entry."""
+    if isinstance(value, Real):
+        return float(value)
+    return float(value) if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex() else None
 
 
 def logits(output: Any) -> Tensor:
@@ -171,16 +224,21 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     raise DataError(f"a batch must be the pair (x, y) of tensors, not a {type(batch).__name__}{held[:80]}")
 
 
-def _check(scores: Tensor, y: Tensor) -> None:
+def _checked(scores: Tensor, y: Tensor) -> Tensor:
+    """The labels as the loss takes them: int64, or as many shares as the model has outputs."""
     if scores.ndim == 2 and scores.shape[1] == 1:
         raise ExampleError("the model gives one score; to classify it needs one for each of two classes or more")
-    if y.is_floating_point() and scores.shape == y.shape:
-        return
+    if scores.ndim == y.ndim == 2 and y.is_floating_point() and len(scores) == len(y) and y.shape[1] <= scores.shape[1]:
+        return F.pad(y, (0, scores.shape[1] - y.shape[1]))  # a head may have more classes than the data
     if scores.ndim != 2 or y.ndim != 1 or len(scores) != len(y):
         raise ExampleError(f"the model gives {tuple(scores.shape)} for labels {tuple(y.shape)}; needed: (N, classes)")
+    if y.is_floating_point() or y.is_complex():
+        raise DataError(f"labels are {str(y.dtype).removeprefix('torch.')}; classes are whole numbers")
+    y = y.long()
     if y.device.type == "cpu" and len(y):  # elsewhere the look would cost a synchronisation a step
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= scores.shape[1]:
             raise DataError(
                 f"label {low if low < 0 else high} is out of range for a model with {scores.shape[1]} outputs"
             )
+    return y

@@ -17,7 +17,7 @@ from prunus.engine.loop import evaluate, fit
 from prunus.engine.processes import join
 from prunus.engine.runtime import Runtime
 from prunus.engine.split import with_validation
-from prunus.engine.task import goodness
+from prunus.engine.task import goodness, plain_metrics
 from prunus.engine.watch import JsonLines, Lines, Trackers, Watcher
 from prunus.errors import InputError
 from prunus.lab import folder, histograms, job
@@ -178,7 +178,7 @@ def measured(
     for name, place in networks.items():
         model = opened(bench, place)[0]
         metrics = evaluate(model, bench.data, part=part, task=bench.task, runtime=runtime, progress=bench.progress)
-        found[name] = job.plain_metrics(metrics)
+        found[name] = plain_metrics(metrics)
     return found
 
 

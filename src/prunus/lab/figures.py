@@ -8,7 +8,7 @@ from typing import Any
 
 from prunus.lab.statistics import Spread
 
-__all__ = ["MEASURED", "figures", "last", "least", "number", "sequence", "spreads", "table"]
+__all__ = ["MEASURED", "figures", "good", "last", "least", "number", "sequence", "spreads", "table"]
 
 MEASURED = {"before": "dense", "sparse": "after sparsity training", "cut": "cut", "finetuned": "fine-tuned"}
 """The networks that a run measures, in order, and what people call them."""
@@ -22,7 +22,11 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
     `macs left`, `params left`: of the dense ones, in percent. minutes: of training, without validation.
     validation: of the last network, on the validation part. `macs left thop` and so on: by other counting rules."""
     accuracy, test = table(results.get("accuracy")), table(results.get("test"))
+    if "trained" in accuracy:  # what `prunus train` leaves is the dense network of all that follows
+        accuracy = {"before": accuracy["trained"]}
     found = {name: number(accuracy.get(name)) for name in MEASURED}
+    if test and not test.keys() & MEASURED.keys():  # of the last network alone
+        test = {last(accuracy) or "before": test}
     for stage in MEASURED:
         for name, value in table(test.get(stage)).items():
             if name not in ("top1", "goodness", "n"):
@@ -41,12 +45,17 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
         if dense and now is not None:
             found[f"macs left {name}"] = 100 * now / dense
     for value in table(results.get("validation")).values():
-        parts = [table(value).get("goodness"), table(value).get("top1"), value]
-        found["validation"] = next((one for part in parts if (one := number(part)) is not None), None)
+        found["validation"] = good(value)
     seconds = [number(table(stage).get("training_seconds")) for stage in sequence(results.get("stages"))]
     if any(value is not None for value in seconds):
         found["minutes"] = sum(value for value in seconds if value is not None) / 60
     return {name: value for name, value in found.items() if value is not None}
+
+
+def good(metrics: Any) -> float | None:
+    """How good metrics are that `plain_metrics` wrote, see `engine.task.goodness`."""
+    parts = [table(metrics).get("goodness"), table(metrics).get("top1"), metrics]
+    return next((found for part in parts if (found := number(part)) is not None), None)
 
 
 def last(names: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from prunus import __version__
 from prunus.lab.columns import actual, asked, ended, spread, status
 from prunus.lab.curves import Chart, Charts, Curve
-from prunus.lab.figures import MEASURED, number, sequence, table
+from prunus.lab.figures import MEASURED, good, number, sequence, table
 from prunus.lab.formats import cell, text_of
 from prunus.lab.looks import latencies_of, looks_of
 from prunus.lab.page import Bar, Facts, Page, Section, Table, Widths
@@ -160,11 +160,7 @@ def _loss(line: Mapping[str, Any]) -> float | None:
 
 
 def _goodness(line: Mapping[str, Any]) -> float | None:
-    metrics = line.get("metrics")
-    if not isinstance(metrics, Mapping):
-        return number(metrics)
-    found = number(metrics.get("goodness"))
-    return number(metrics.get("top1")) if found is None else found
+    return good(line.get("metrics"))
 
 
 def _spread_text(found: Any) -> str:

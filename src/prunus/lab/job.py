@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prunus.errors import InputError
@@ -38,7 +38,6 @@ __all__ = [
     "knobs",
     "left",
     "make",
-    "plain_metrics",
     "widths",
 ]
 
@@ -295,17 +294,14 @@ def augmented(data: Data, how: str) -> Augment:
 
     if isinstance(data.train, Stream):
         return Augment(scale=0.08 if how != "none" else 1.0, flip=how in ("auto", "crop-flip"))
+    if not isinstance(data.train, Split) and how not in ("none", "auto"):
+        raise InputError(f"--augment {how} is for images in memory or in files; {data.name} gives batches of its own")
     if how == "none" or not isinstance(data.train, Split):
         return Augment()
     channels, height = data.train.images.shape[1:3]
     if how == "auto":
         how = "crop-flip" if channels == 3 else "none"
     return Augment(crop=height // 8 if how != "none" else 0, flip=how == "crop-flip")
-
-
-def plain_metrics(metrics: Any) -> Any:
-    """What `evaluate` found, as JSON has it."""
-    return asdict(metrics) if is_dataclass(metrics) and not isinstance(metrics, type) else metrics
 
 
 def widths(pruned: Pruned) -> tuple[Width, ...]:

@@ -43,6 +43,7 @@ __all__ = [
 _OF_NAMES = ("rates", "widths")
 """Tables whose keys are names of layers, in which a dot parts nothing."""
 STAGES = "stages"
+TAKEN = (STAGES, "networks", "checkpoints")
 _LONGEST = 200
 
 PUBLISHED = "published (test set)"
@@ -176,8 +177,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise InputError(f"name: {self.name!r} names a folder; use letters, digits, '.', '-' and '_'")
-        if self.name == STAGES or len(self.name.encode()) > _LONGEST:
-            why = "is where stages lie" if self.name == STAGES else f"has more than {_LONGEST} bytes"
+        if self.name in TAKEN or len(self.name.encode()) > _LONGEST:
+            why = (
+                "is the name of a folder that holds no runs"
+                if self.name in TAKEN
+                else f"has more than {_LONGEST} bytes"
+            )
             raise InputError(f"name: {self.name!r} {why}; take another")
         if self.seeds and self.seed:
             raise InputError("seed and seeds are both given; one of them says which")

@@ -18,6 +18,7 @@ from prunus.engine.processes import One, join
 from prunus.errors import InputError, UnknownName
 from prunus.lab import chain, folder
 from prunus.lab.environment import without_places
+from prunus.lab.figures import good
 from prunus.lab.histograms import HISTOGRAMS
 from prunus.lab.journal import Journal, reason
 from prunus.lab.order import STAGES, Step, steps_of
@@ -249,8 +250,9 @@ def one_chain(
     if found == "done" and again is None:
         tell(f"run: up to date in {place}")
     else:
-        if found == "damaged" and wrong != "done.json has another key":
-            told(f"run: {wrong}; written again")
+        if found == "damaged":
+            other = wrong == "done.json has another key"
+            told("run: replaces one of other settings" if other else f"run: {wrong}; written again")
         if processes.rank == 0:
             with claimed(whole):
                 forget(whole)
@@ -331,10 +333,10 @@ def assembled(bench: chain.Bench, steps: Sequence[Step], settings: Any, place: P
 
 
 def accuracies(place: Place | None) -> dict[str, Any]:
-    """Top-1 before, after the cut and at the end, in percent; and all metrics."""
+    """Before, after the cut and at the end, top-1 in percent or what the task calls good; and all metrics."""
     found = {} if place is None else json.loads((place.folder / "test.json").read_text(encoding="utf-8"))
     test = found.get("test", {})
-    top = {name: metrics.get("top1") if isinstance(metrics, dict) else metrics for name, metrics in test.items()}
+    top = {name: good(metrics) for name, metrics in test.items()}
     before = top.get("before", top.get("sparse"))
     accuracy = {"before": before, "cut": top.get("cut"), "finetuned": top.get("finetuned")}
     if "sparse" in top:

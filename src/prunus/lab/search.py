@@ -80,6 +80,7 @@ class Search:
         address = self.storage or sqlite(book.home)
         self.study = study = study_of(address, self.name, self.objectives, self.base.all_seeds[0])
         states, lock = package.trial.TrialState, Lock()
+        self._same_space(package)
         own = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(OWNER) == book.id]
         left = deque(trial for trial in own if trial.state == states.RUNNING)
         drawn: dict[str, Any] = {one.name: one.text for one in self.space.ranges}
@@ -106,7 +107,7 @@ class Search:
             if trial is None:
                 return False
             values = self.space.values(trial.params)
-            name = f"trial-{trial.number:04d}"
+            name = self._called(trial)
             try:
                 point = Point(name, values, at(self.base, name, values))
             except InputError as error:
@@ -130,7 +131,27 @@ class Search:
 
     def front(self) -> tuple[str, ...]:
         """The names of the trials that no other beats."""
-        return tuple(f"trial-{trial.number:04d}" for trial in self.study.best_trials)
+        return tuple(self._called(trial) for trial in self.study.best_trials)
+
+    def _called(self, trial: Any) -> str:
+        """The name of a trial's folder. Studies of another name than the recipe's count for themselves."""
+        return ("" if self.name == self.base.name else f"{self.name}-") + f"trial-{trial.number:04d}"
+
+    def _same_space(self, package: Any) -> None:
+        """Raises InputError where the study has trials of other ranges or choices."""
+        now = self.space.distributions(package)
+        kind = package.distributions.CategoricalDistribution
+        for trial in self.study.get_trials(deepcopy=False):
+            was = trial.distributions
+            wrong = sorted(was.keys() ^ now.keys()) if was else []
+            wrong += [
+                name for name in was.keys() & now.keys() if isinstance(now[name], kind) and was[name] != now[name]
+            ]
+            if wrong:
+                raise InputError(
+                    f"the study {self.name!r} was begun with other ranges or choices of {', '.join(wrong)}; "
+                    "name another by --study, or give those"
+                )
 
     def _made(self, book: Book, point: Point, number: int, address: str, carry: Carry) -> Ended:
         """Run the seeds, one after the other, as long as they end well. The first one is judged by its epochs."""
@@ -158,7 +179,7 @@ class Search:
 
     def _recalled(self, book: Book, trial: Any) -> None:
         """A trial that an earlier call has done."""
-        name, values = f"trial-{trial.number:04d}", self.space.values(trial.params)
+        name, values = self._called(trial), self.space.values(trial.params)
         point = Point(name, values, at(self.base, name, values))
         book.asked([point])
         for seed in book.seeds:

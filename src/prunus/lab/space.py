@@ -49,12 +49,17 @@ class Range:
     @property
     def text(self) -> str:
         """What stands behind the sign of equality."""
-        return f"{self.before}{self.low:g}..{self.high:g}{self.after}" + (":log" if self.log else "")
+        return f"{self.before}{self._written(self.low)}..{self._written(self.high)}{self.after}" + (
+            ":log" if self.log else ""
+        )
 
     def value(self, number: float) -> Any:
         """What the settings get."""
         plain = int(number) if self.whole else float(number)
-        return f"{self.before}{plain:.6g}{self.after}" if self.before or self.after else plain
+        return f"{self.before}{self._written(plain)}{self.after}" if self.before or self.after else plain
+
+    def _written(self, number: float) -> str:
+        return str(int(number)) if self.whole else f"{number:.6g}"
 
     @classmethod
     def read(cls, text: str) -> Range:

@@ -43,7 +43,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Differences b - a over the seeds that both have. p: of the two-sided paired t-test; None for one pair."""
+    """Differences b - a over the seeds that both have. p: of the two-sided paired t-test, where all differences are the
+    same of the sign test; None for one pair."""
 
     seeds: tuple[int, ...]
     difference: Spread
@@ -63,7 +64,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Pairing | None:
     found = Spread.of([b[seed] - a[seed] for seed in seeds])
     if found.sd is None:
         return Pairing(seeds, found, None)
-    if found.sd == 0:  # always the same difference: no noise to hold it against
-        return Pairing(seeds, found, 1.0 if found.mean == 0 else 0.0)
+    least = 1e-9 * max(abs(one) for figures in (a, b) for one in figures.values())
+    if found.sd <= least:  # always the same difference: no noise to hold it against
+        return Pairing(seeds, found, 1.0 if abs(found.mean) <= least else 2 * 0.5**found.n)
     t = found.mean / (found.sd / math.sqrt(found.n))
     return Pairing(seeds, found, beyond(t, found.n - 1))

@@ -7,6 +7,7 @@ OUT/stages/               stages, which points with the same settings share
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +20,12 @@ from prunus.errors import InputError, UnknownName
 from prunus.lab import folder
 from prunus.lab.book import Book, Swept
 from prunus.lab.crew import Carry, Crew, Here, cores, jobs_here, take_turns
+from prunus.lab.environment import without_places
 from prunus.lab.grid import Point, axes, points
-from prunus.lab.recipe import Recipe, load
+from prunus.lab.recipe import Recipe, load, plain
 from prunus.lab.repeat import repeated
+from prunus.lab.run import of_one_seed
+from prunus.lab.runs import read
 from prunus.lab.stages import Place, claimed, digest
 
 __all__ = ["PLACES", "sweep"]
@@ -59,7 +63,8 @@ def sweep(
     point. jobs: runs at once; threads: of each. on: "ray" for the machines of a cluster. storage: of the study, by
     default study.db beside the runs. study: its name, by default the recipe's.
 
-    A run that fails is told of, and the rest go on. Run again, it does what is unfinished. Raises InputError for a
+    A run that fails is told of, and the rest go on. Run again, it does what is unfinished; a point whose folder has a
+    finished run of other settings gets a folder of its own. Raises InputError for a
     point that cannot work, MissingExtra, StorageError; ProcessError where no cluster answers.
     """
     base = load(recipe, overrides, smoke=smoke)
@@ -80,7 +85,7 @@ def sweep(
     home = root / base.name
     tell = say or (lambda line: print(line, file=sys.stderr))
     if search is None:
-        drawn = points(base, found)
+        drawn = apart(points(base, found), home)
         most: int = len(drawn) * len(seeds)
     else:
         from prunus.lab.search import Search
@@ -112,6 +117,37 @@ def _grid(book: Book, drawn: Sequence[Point]) -> Callable[[Carry], bool]:
         return True
 
     return turn
+
+
+def apart(drawn: Sequence[Point], home: Path) -> tuple[Point, ...]:
+    """The points. One whose folder holds a finished run of other settings, as of another sweep whose setting has the
+    same last name, gets a digest behind its name: nothing that is done is written over."""
+    return tuple(
+        replace(point, name=f"{point.name}-{digest(comparable(point.recipe))[:8]}")
+        if taken(home / point.name, point)
+        else point
+        for point in drawn
+    )
+
+
+def taken(place: Path, point: Point) -> bool:
+    """Whether a seed of the folder was finished with other settings."""
+    mine = comparable(point.recipe)
+    runs = (read(one) for one in sorted(place.glob("seed-*")) if one.is_dir())
+    return any(run is not None and run.status == "done" and without_seed(run.settings) != mine for run in runs)
+
+
+def comparable(recipe: Recipe) -> dict[str, Any]:
+    """The settings as a run folder holds them, but for name and seed."""
+    return without_seed(as_json(without_places(of_one_seed(plain(recipe), 0))))
+
+
+def without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in ("name", "seed")}
+
+
+def as_json(settings: Any) -> Any:
+    return json.loads(json.dumps(settings))
 
 
 def arranged(runs: Sequence[tuple[Point, int]]) -> list[tuple[Point, int]]:
