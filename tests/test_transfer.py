@@ -290,3 +290,38 @@ def test_the_small_module_alone_does_not_say_how_it_was_cut() -> None:
     net = nn.Linear(2, 2)
     with pytest.raises(InputError, match="transfer_ needs what prune, finish or load returned, not Linear"):
         prunus.transfer_(torch.optim.SGD(net.parameters(), lr=0.1), net)  # type: ignore[arg-type]
+
+
+def test_a_dict_keeps_buffers_that_no_state_dict_has() -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 3)
+            self.register_buffer("gain", torch.rand(16, 1, 1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) * self.gain)
+
+    model, example = Gained(), torch.randn(2, 3, 8, 8)
+    table = {name: t.clone() for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    small = prunus.prune(model, example, widths={"a": 9})
+    prunus.transfer_(table, small)
+    assert torch.equal(table["gain"], small.model.gain) and table["gain"].shape == (9, 1, 1)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_state_in_lists_is_cut_or_refused(fits: bool) -> None:
+    model = net()
+    optimizer = SGD(model.parameters())
+    trained(model, optimizer, 1)
+    weight = model[0].weight
+    past = torch.randn_like(weight) if fits else torch.randn(3, 2)
+    optimizer.state[weight]["past"] = [past, {"step": 1}]
+    small = prunus.prune(model, EXAMPLE, "channels=60%")
+    if not fits:
+        with pytest.raises(InputError, match="keeps past of shape"):
+            prunus.transfer_(optimizer, small)
+        return
+    prunus.transfer_(optimizer, small)
+    (cut, rest) = optimizer.state[small.model[0].weight]["past"]
+    assert torch.equal(cut, past[list(small.plan.kept[0])]) and rest == {"step": 1}

@@ -23,7 +23,7 @@ from .methods.score import Given, check_given, found_by, scores_of, searches
 from .plan import Plan
 from .repair import Repair, check_repairs, mended, repairs_of
 from .result import Pruned
-from .state import outside_inference
+from .state import outside_inference, plain_table
 from .stepwise import Aim, Between, Steps, stepwise
 from .surgery import apply
 from .target import Target
@@ -90,6 +90,7 @@ def prune(
     possible budget, ModelError where nothing can be pruned), ProofError where the cut is not exact.
     """
     dense, drop, chosen, more = the_model(model), names(drop, "drop"), method_of(method), further(examples)
+    example = plain_table(example)
     goal = the_target(target, rates, widths, drop, chosen, timed=True)
     many, repairs = Steps.of(steps), repairs_of(repair)
     given = Given(data, loss, evaluate, example).ranked(chosen, goal)

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .errors import ExampleError, InputError, ModelError, TargetError, UnknownName
 from .graph.coupling import Coupling
-from .state import example_tensors, unwrapped
+from .state import example_tensors, plain_table, unwrapped
 from .target import AUTO, Target
 from .widths import Rates
 
@@ -53,7 +53,7 @@ def further(examples: Any) -> tuple[Any, ...]:
     """More examples, each checked as the first is. Raises ExampleError, also for one that is not in a list."""
     if isinstance(examples, (torch.Tensor, Mapping, str)) or not isinstance(examples, Iterable):
         raise ExampleError(f"examples is a list of further examples, as in [x], not {type(examples).__name__}")
-    found = tuple(examples)
+    found = tuple(map(plain_table, examples))
     for one in found:
         check_example(one)
     return found

@@ -20,7 +20,7 @@ from .outline import Outline, outlined
 from .plan import Plan, plan_for
 from .result import Pruned
 from .select import Costs, to_budget
-from .state import uncollected, unwrapped
+from .state import plain_table, uncollected, unwrapped
 from .surgery import Proof, apply, replay, verify
 from .surgery.droppable import droppable
 from .surgery.stored import same_state
@@ -108,7 +108,7 @@ def trace(
     head). `examples` are further ones, of other sizes or for other branches of the code. Raises ExampleError,
     ModelError, UnknownName.
     """
-    dense = the_model(model)
+    dense, example = the_model(model), plain_table(example)
     check_example(example)
     more = further(examples)
     outline = outlined(dense, example)

@@ -73,6 +73,11 @@ def uncheckpointed() -> Iterator[None]:
         found.update(was)
 
 
+def plain_table(example: Any) -> Any:
+    """A mapping of another kind, such as what a tokenizer gives, as a dict; all else as it is."""
+    return dict(example) if isinstance(example, Mapping) and type(example) is not dict else example
+
+
 def example_tensors(example: Any) -> list[Tensor]:
     """The tensors of an example. Raises ExampleError for what is none."""
     if not isinstance(example, (Tensor, tuple, Mapping)):
@@ -82,7 +87,8 @@ def example_tensors(example: Any) -> list[Tensor]:
         )
     found = [t for t in tree_iter(example) if isinstance(t, Tensor)]
     if not found:
-        raise ExampleError(f"the example holds no tensor (got {type(example).__name__})")
+        hint = "; pass dict(example)" if isinstance(example, Mapping) and type(example) is not dict else ""
+        raise ExampleError(f"the example holds no tensor (got {type(example).__name__}){hint}")
     return found
 
 

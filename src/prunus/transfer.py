@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_map
 
 from .errors import InputError
 from .graph.coupling import VALUES
@@ -92,18 +94,19 @@ def _optimizer(optimizer: torch.optim.Optimizer, small: Pruned | Loaded, dense: 
 
 
 def _entries(name: str, parameter: Tensor, state: dict[str, Any], cuts: Cuts) -> dict[str, Any]:
-    """The state of one parameter, its tensors cut as the parameter is."""
-    found = {}
-    for key, value in state.items():
+    """The state of one parameter, its tensors cut as the parameter is, those in lists and tables too."""
+
+    def cut(key: str, value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value = gathered(value, cuts.get(name, {}))
-        elif isinstance(value, Tensor) and value.numel() > 1:
+            return gathered(value, cuts.get(name, {}))
+        if isinstance(value, Tensor) and value.numel() > 1:
             raise InputError(
                 f"the optimizer keeps {key} of shape {tuple(value.shape)} for {name}, whose shape is "
                 f"{tuple(parameter.shape)}; only state of the same shape can be cut with it"
             )
-        found[key] = value
-    return found
+        return value
+
+    return {key: tree_map(partial(cut, key), value) for key, value in state.items()}
 
 
 def _cuts(small: Pruned | Loaded) -> Cuts:
@@ -125,7 +128,7 @@ def _tied(found: dict[str, T], small: Pruned | Loaded) -> dict[str, T]:
 
 
 def _table(table: MutableMapping[str, Tensor], small: Pruned | Loaded) -> None:
-    after, plan = small.model.state_dict(), small.plan
+    after, plan = tensors_of(small.model), small.plan
     wrong = [name for name in table if name not in plan.fingerprint]
     if wrong:
         raise InputError(f"{wrong[0]!r} is no tensor of the model that was pruned")

@@ -16,7 +16,7 @@ from prunus.costs.report import Cost, weigh
 from prunus.costs.tally import Inputs, Tally, follow, forward, passed
 from prunus.errors import ExampleError, InputError, UnknownName
 from prunus.outline import Shapes, outlined
-from prunus.state import unwrapped
+from prunus.state import plain_table, unwrapped
 
 __all__ = ["Counts", "batch_of", "cost", "counts"]
 
@@ -55,7 +55,7 @@ def cost(
         raise InputError(f"{convention} can mean one operation a multiply, or two: use macs= (conventions: {allowed})")
     if convention not in CONVENTIONS:
         raise UnknownName.of("convention", convention, CONVENTIONS)
-    model = unwrapped(model)
+    model, example = unwrapped(model), plain_table(example)
     weights = weigh(model)
     if known is None:
         known = _measured(model, example, convention, whole, outline)

@@ -18,7 +18,7 @@ from ..asked import check_example, the_model
 from ..errors import ExportError, InputError, PrunusError, StorageError, UnknownName
 from ..methods.sparsity import Thinned
 from ..result import Loaded, Pruned
-from ..state import same_draws
+from ..state import plain_table, same_draws
 from .given import Given, short, tensors
 from .int8 import Int8, Quantized
 from .onnx import OPSET, write_onnx, write_openvino
@@ -118,7 +118,7 @@ def export(
 
     Raises ExportError (format, stage, difference), with nothing written; InputError; MissingExtra; StorageError.
     """
-    net = the_model(unpacked(model))
+    net, example = the_model(unpacked(model)), plain_table(example)
     check_example(example)
     kind, target = form(path, format)
     if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):

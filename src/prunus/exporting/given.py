@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from ..errors import ExampleError, ExportError
-from ..state import call_model, copied, example_tensors, fresh
+from ..state import call_model, copied, example_tensors, fresh, plain_table
 
 OTHER = (1, 3, 2)
 """Batch sizes that are checked beside the example's own; the first two that it does not have."""
@@ -39,8 +39,7 @@ class Given:
         for parameter in twin.parameters():
             parameter.requires_grad_(False)
         example_tensors(example)
-        sample = dict(example) if isinstance(example, Mapping) else example
-        sample = tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, fresh(sample))
+        sample = tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, fresh(plain_table(example)))
         axes = [t.shape[0] for t in tensors(sample) if t.dim() > 1] or [t.shape[0] for t in tensors(sample) if t.dim()]
         found = cls(twin, sample, axes[0] if axes else None, dynamic)
         try:

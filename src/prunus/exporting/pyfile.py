@@ -194,7 +194,7 @@ def own_dtype(model: nn.Module) -> torch.dtype:
 
 def in_python(path: Path, origin: Origin, examples: list[Any]) -> list[list[Tensor]]:
     """Load the file in a fresh interpreter and run it."""
-    folders = [*([str(origin.folder)] if origin.folder else []), *(os.path.abspath(p) for p in sys.path if p)]
+    folders = [*([str(origin.folder)] if origin.folder else []), *map(os.path.abspath, sys.path)]
     with tempfile.TemporaryDirectory() as place:
         inputs, outputs = Path(place, "inputs.pt"), Path(place, "outputs.pt")
         torch.save(examples, inputs)

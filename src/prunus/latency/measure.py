@@ -19,7 +19,7 @@ from ..asked import the_model
 from ..costs import cost
 from ..errors import ExampleError, InputError, PrunusError, UnknownName
 from ..exporting.given import short
-from ..state import as_found, example_tensors
+from ..state import as_found, example_tensors, plain_table
 from .layers import Layer, layers_of
 from .memory import peak_bytes
 from .pairs import Call, Sample, Spread, interleaved, quiet
@@ -105,7 +105,8 @@ def bench(
     """Measure a network, or a dense and a pruned one in turns, in eval mode.
 
     example: as the models take it; its samples are repeated to each of `batches`. runtimes: of RUNNERS. threads: of the
-    CPU, by default as many as torch uses. seconds: for each runtime and batch. The models are left as they were.
+    CPU, by default as many as torch uses. seconds: for each runtime and batch. The models are left as they were, but
+    for what their forwards count or collect in plain attributes.
     Raises UnknownName, InputError, ModelError, ExampleError; ExportError for a runtime of files.
     """
     wanted = [runtimes] if isinstance(runtimes, str) or not isinstance(runtimes, Iterable) else list(runtimes)
@@ -129,6 +130,7 @@ def bench(
     used = torch.get_num_threads() if threads is None else threads
     sync = torch.cuda.synchronize if place.type == "cuda" else None
     rows: list[Row] = []
+    example = plain_table(example)
     with _ready(nets, place, used):
         first = _sized(example, sizes[0], place)
         for runtime in wanted:

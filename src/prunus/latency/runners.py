@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..errors import InputError
-from ..state import call_model, example_tensors
+from ..state import call_model, example_tensors, fresh
 
 Call = Callable[[], object]
 Array = npt.NDArray[Any]
@@ -27,9 +27,20 @@ class Runner(Protocol):
     def __call__(self, model: nn.Module, example: Any, threads: int) -> Call: ...
 
 
+def repeated(model: nn.Module, example: Any) -> Call:
+    """A call on a copy of the example: the same one each time, or a new one where the model writes into it."""
+    given, kept = fresh(example), fresh(example)
+    versions = [t._version for t in example_tensors(given)]
+    with torch.no_grad():
+        call_model(model, given)
+    if [t._version for t in example_tensors(given)] != versions:
+        return lambda: call_model(model, fresh(kept))
+    return lambda: call_model(model, given)
+
+
 def eager(model: nn.Module, example: Any, threads: int) -> Call:
     """The module itself."""
-    return lambda: call_model(model, example)
+    return repeated(model, example)
 
 
 def channels_last(model: nn.Module, example: Any, threads: int) -> Call:
@@ -40,14 +51,13 @@ def channels_last(model: nn.Module, example: Any, threads: int) -> Call:
         fits = isinstance(value, Tensor) and value.dim() == 4
         return value.contiguous(memory_format=torch.channels_last) if fits else value
 
-    given = tree_map(laid, example)
-    return lambda: call_model(changed, given)
+    return repeated(changed, tree_map(laid, example))
 
 
 def compiled(model: nn.Module, example: Any, threads: int) -> Call:
     """torch.compile of a copy, static shapes."""
     made: nn.Module = torch.compile(copy.deepcopy(model), dynamic=False)  # type: ignore[assignment]
-    return lambda: call_model(made, example)
+    return repeated(made, example)
 
 
 def onnxruntime(model: nn.Module, example: Any, threads: int) -> Call:

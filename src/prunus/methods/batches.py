@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter, tree_map
 
 from ..errors import DataError, ExampleError, InputError
-from ..state import call_model
+from ..state import call_model, fresh, plain_table
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """`loss(model, batch)`: a scalar, the mean over the batch."""
@@ -26,7 +26,7 @@ class Feed:
 
     def __iter__(self) -> Iterator[Any]:
         place = device_of(self.model)
-        return (moved(batch, place) for batch in self.data)
+        return (moved(plain_table(batch), place) for batch in self.data)
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def inputs(batch: Any) -> Any:
         )
     if not isinstance(batch, (Tensor, tuple, list, Mapping)):
         raise DataError(f"a batch is a tensor, a pair (x, y) or a dict of keyword inputs, not {type(batch).__name__}")
-    return tuple(batch) if isinstance(batch, list) else batch
+    return tuple(batch) if isinstance(batch, list) else plain_table(batch)
 
 
 def forward(model: nn.Module, batch: Any) -> Any:
@@ -80,9 +80,9 @@ def forward(model: nn.Module, batch: Any) -> Any:
 
 
 def called(model: nn.Module, given: Any) -> Any:
-    """The model's output for an input. Raises ExampleError where it refuses that."""
+    """The model's output for a copy of an input, which it may write into. Raises ExampleError where it refuses that."""
     try:
-        return call_model(model, given)
+        return call_model(model, fresh(given))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .layers import Reader, Work, channel_axis, on_axis, passing, readers
+from .layers import Reader, Unreached, Work, channel_axis, on_axis, passing, readers
+
+PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 CONSTANT = 1e-6
 """What counts as constant: a range of a channel's contribution below this fraction of the layer's largest output."""
@@ -43,7 +45,11 @@ class Fold:
         stuck, single = [], []
         with torch.no_grad():
             for reader in found:
-                by = constants(work, reader) if work.data is None else means(work, reader, self.images)
+                try:
+                    by = constants(work, reader) if work.data is None else means(work, reader, self.images)
+                except Unreached:
+                    left.append(reader.name)
+                    continue
                 if by is None:
                     single.append(reader.name)
                 elif bool((by != 0).any()) and not reader.shift(by):
@@ -58,12 +64,15 @@ class Fold:
 
 
 def lost(reader: Reader, x: Tensor, channels: Tensor) -> Tensor:
-    """What the dense layer makes of these channels of its input alone, without its bias."""
+    """What the dense layer makes of these channels of its input alone, without its bias. A layer whose class has a
+    forward of its own, as one that scales its weights or pads, runs with them and without."""
     layer = reader.dense
-    x = x * on_axis(channels.to(x.dtype), x, channel_axis(layer, x))
+    mine = on_axis(channels.to(x.dtype), x, channel_axis(layer, x))
+    if type(layer) not in PLAIN:
+        return layer(x) - layer(x * (1 - mine))  # type: ignore[no-any-return]
     if isinstance(layer, nn.Linear):
-        return F.linear(x, layer.weight)
-    return layer._conv_forward(x, layer.weight, None)  # type: ignore[no-any-return]  # pads as the layer does
+        return F.linear(x * mine, layer.weight)
+    return layer._conv_forward(x * mine, layer.weight, None)  # type: ignore[no-any-return]  # pads as the layer does
 
 
 def means(work: Work, reader: Reader, images: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..graph.coupling import Coupling
 from ..graph.flow import norm_after
 from ..methods.batches import called, inputs
 from ..plan import Plan
+from ..state import tensors_of
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -77,16 +78,25 @@ class Reader:
 
 def readers(work: Work) -> tuple[list[Reader], list[str]]:
     """Layers that read removed channels, in the order of the forward; and the names of others that did, which no
-    repair here knows: grouped convolutions, parametrised weights, weights used twice, layers that run in training
-    alone."""
+    repair here knows: grouped and transposed convolutions, recurrent layers, parametrised weights, weights used twice,
+    parameters used by themselves, layers that run in training alone."""
     masks, factors = work.plan.masks(), work.plan.factors()
     dense, small = dict(work.dense.named_modules()), dict(work.small.named_modules())
+    there = tensors_of(work.small)  # what went with a dropped branch needs no repair
     used = Counter(name for step in work.coupling.steps for name in step.tensors)
-    found, left = [], []
+    read = {
+        (m.tensor, m.axis): mask
+        for m in (m for group in work.coupling.groups for m in group.members)
+        if (m.role == "in" or (m.role == "operand" and m.axis == 1 and reads(dense, m.tensor)))
+        and m.tensor in there
+        and (mask := masks.get((m.tensor, m.axis))) is not None
+        and not mask.all()
+    }
+    found: list[Reader] = []
     for step in work.coupling.steps:
         tensor = step.tensors[0] if step.tensors else ""
-        mask = masks.get((tensor, 1))
-        if mask is None or mask.all():
+        mask = read.get((tensor, 1))
+        if mask is None:
             continue
         name = tensor.removesuffix(".weight")
         one, other = dense.get(name), small.get(name)
@@ -99,13 +109,15 @@ def readers(work: Work) -> tuple[list[Reader], list[str]]:
             norm = _norm_after(work, step.op)
             entries = (torch.from_numpy(mask), torch.from_numpy(made), torch.from_numpy(factor))
             found.append(Reader(name, one, other, *entries, norm))  # type: ignore[arg-type]
-        elif name in small:  # what went with a dropped branch needs no repair
-            left.append(name)
-    for member in (m for group in work.coupling.groups for m in group.members if m.role == "in"):
-        name, mask = member.tensor.removesuffix(".weight"), masks.get((member.tensor, member.axis))
-        if member.tensor not in used and mask is not None and not mask.all() and name in small:
-            left.append(name)
+    mended = {reader.name + ".weight" for reader in found}
+    left = [tensor.rpartition(".")[0] or tensor for tensor, _ in read if tensor not in mended]
     return found, list(dict.fromkeys(left))
+
+
+def reads(modules: Mapping[str, nn.Module], tensor: str) -> bool:
+    """Whether this is the weight of a layer that reads along axis 1, whatever its forward does with it."""
+    name, _, kind = tensor.rpartition(".")
+    return kind == "weight" and isinstance(modules.get(name), nn.Linear | Convolution)
 
 
 def _norm_after(work: Work, op: int) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | None:
@@ -120,9 +132,14 @@ class _Reached(Exception):
     """The layer has run; the rest of the forward is not needed."""
 
 
+class Unreached(Exception):
+    """A layer does not run where its weights are read, as one whose weights a function is given, or this input does not
+    reach it."""
+
+
 def passing(model: nn.Module, layer: nn.Module, given: Any) -> tuple[Tensor, Tensor]:
     """What goes into a layer and what comes out of it, for one input of the model. Raises ExampleError where the model
-    refuses that."""
+    refuses that, Unreached."""
     caught: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
@@ -136,6 +153,8 @@ def passing(model: nn.Module, layer: nn.Module, given: Any) -> tuple[Tensor, Ten
         pass
     finally:
         handle.remove()
+    if not caught:
+        raise Unreached
     return caught[0].detach(), caught[1].detach()
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..methods.batches import device_of, moved
-from .layers import Reader, Work, passing, readers
+from ..state import as_found
+from .layers import Reader, Unreached, Work, passing, readers
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,19 @@ class Reconstruct:
 
     def mend(self, work: Work) -> list[str]:
         """Solve for each reader in turn; says which were left as they are."""
-        modes = [(module, module.training) for module in work.small.modules()]
         work.dense.eval()
-        work.small.eval()
         found, left = readers(work)
-        try:
-            with torch.no_grad():
-                for reader in found:
+        with as_found(work.small), torch.no_grad():
+            work.small.eval()
+            for reader in found:
+                try:
                     matrix = self.solved(work, reader) if solvable(reader) else None
-                    if matrix is None:
-                        left.append(reader.name)
-                    else:
-                        write(reader, matrix)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+                except Unreached:
+                    matrix = None
+                if matrix is None:
+                    left.append(reader.name)
+                else:
+                    write(reader, matrix)
         return [f"reconstruct: left as they are: {', '.join(left)}"] if left else []
 
     def solved(self, work: Work, reader: Reader) -> Tensor | None:
@@ -69,10 +68,10 @@ class Reconstruct:
         draw = torch.Generator().manual_seed(work.seed)
         place = device_of(work.small)
         for given in work.batches(self.images):
-            x, own = passing(work.small, reader.small, moved(given, place))
+            x, own = (several(reader.small, t) for t in passing(work.small, reader.small, moved(given, place)))
             if not agrees(reader, x[:1], own[:1], old):
                 return None
-            _, y = passing(work.dense, reader.dense, given)
+            y = several(reader.dense, passing(work.dense, reader.dense, given)[1])
             x, y = rows(reader, x, y.to(place), self.positions, draw)
             squares += x.T @ x
             cross += x.T @ (y - x @ old)
@@ -105,6 +104,11 @@ def rows(reader: Reader, x: Tensor, y: Tensor, positions: int, draw: torch.Gener
         x, y = x[:, at], y[:, at]
     kept = reader.made.to(y.device)
     return x.flatten(0, 1), y.flatten(0, 1)[:, kept].double() * reader.factor.to(y.device)
+
+
+def several(layer: nn.Module, x: Tensor) -> Tensor:
+    """An input or output of a layer with an axis of samples, which a single one may lack."""
+    return x[None] if x.dim() == (3 if isinstance(layer, nn.Conv2d) else 1) else x
 
 
 def columns(layer: nn.Module, x: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class Statistics:
         ]
         if not norms:
             return ["statistics: this network has no batch norm"]
+        others = [b for m in work.small.modules() if m not in norms for b in m.buffers(recurse=False)]
+        values = [b.clone() for b in others]
         momenta = [norm.momentum for norm in norms]
         before = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
         seen: set[nn.Module] = set()
@@ -64,6 +66,8 @@ class Statistics:
                 norm.momentum = momentum
                 for name, b in buffers.items() if norm not in seen else ():
                     getattr(norm, name).copy_(b)
+            for buffer, value in zip(others, values, strict=True):
+                buffer.copy_(value)
             for module, mode in modes:
                 module.training = mode
         left = [name for name, module in work.small.named_modules() if module in norms and module not in seen]
