@@ -172,3 +172,37 @@ def test_batches_that_hold_no_tensors_are_named(tmp_path):
     (tmp_path / "mine.py").write_text("def make():\n    return [{'x': 1}], [{'x': 1}]\n")
     with pytest.raises(DataError, match="gives batches of type dict"):
         load(f"{tmp_path}/mine.py:make").example()
+
+
+@pytest.mark.parametrize("part", ["test", "train"])
+def test_a_class_that_is_called_like_a_part_is_told_of(tmp_path, part):
+    for name in (part, "cats", "dogs"):
+        save(tmp_path / name / "1.png", 10)
+    with pytest.raises(DataError, match=f"{part}/, named as a part of the data, and images in cats, dogs beside it"):
+        load(str(tmp_path))
+
+
+def test_classes_beside_a_test_part_are_told_of(tmp_path):
+    for name in ("test/cats", "test/dogs", "cats", "dogs"):
+        save(tmp_path / name / "1.png", 10)
+    with pytest.raises(DataError, match="images in cats, dogs beside it: put the classes below train/"):
+        load(str(tmp_path))
+
+
+def test_a_third_part_is_for_validation(root, tmp_path):
+    save(root / "val" / "b" / "1.png", 77)
+    data = load(str(root))
+    assert data.validation.labels.tolist() == [1] and int(data.validation.images.max()) == 77
+    assert data.test.labels.tolist() == [0, 1]
+    assert load(str(root), only="test", mean=(0.5,), std=(0.5,)).validation is None
+    arrays = {f"{x}_{part}": np.zeros((n, 4, 4) if x == "x" else n, np.uint8) for part, n in SIZES for x in "xy"}
+    np.savez(tmp_path / "set.npz", **arrays)
+    data = load(str(tmp_path / "set.npz"))
+    assert [len(part) for part in (data.train, data.test, data.validation)] == [5, 3, 2]
+    for part, n in SIZES:
+        write_table(tmp_path / "tables" / f"{part}-0000.parquet", [encoded(9)] * n, [0] * n)
+    data = load(str(tmp_path / "tables"))
+    assert [len(part) for part in (data.train, data.test, data.validation)] == [5, 3, 2]
+
+
+SIZES = (("train", 5), ("test", 3), ("val", 2))

@@ -74,7 +74,8 @@ class Ledger:
         """Stop the clock. Raises DataError where there were no steps."""
         if not self.losses:
             raise DataError(
-                f"the data gave no batches in epoch {self.e + 1}: fewer than two images, or a generator used up; "
+                f"the data gave no batches in epoch {self.e + 1}: fewer than two images in each of the parts that "
+                "accumulate= makes, or a generator used up; "
                 "batches of your own must start anew each time, as a list or a DataLoader does"
             )
         self.look()

@@ -161,12 +161,12 @@ def assembled(
         parts = {"train": parts["all"].subset(rest), "test": parts["all"].subset(held)}
     shapes = {key: _shape(part) for key, part in parts.items() if len(part)}
     if len(set(shapes.values())) > 1:
-        raise DataError(f"{name} has train images of {shapes['train']} and test images of {shapes['test']}")
+        raise DataError(f"{name} has {' and '.join(f'{key} images of {shape}' for key, shape in shapes.items())}")
     channels = next(iter(shapes.values()), (3,))[0]
     train, test = (
         parts[key] if key in parts and only in (None, key) else Split.empty(channels) for key in ("train", "test")
     )
-    return Data(train, test, classes, (), (), name, class_names)
+    return Data(train, test, classes, (), (), name, class_names, None if only else parts.get("validation"))
 
 
 def _shape(part: Split | Stream) -> tuple[int, ...]:

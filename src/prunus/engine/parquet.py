@@ -23,7 +23,7 @@ from urllib.request import getproxies
 
 from prunus.engine.decode import Item
 from prunus.engine.listing import Listing, Reading, files_below, join, read
-from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES
+from prunus.engine.sources import TEST_NAMES, TRAIN_NAMES, parts_of
 from prunus.engine.split import Data
 from prunus.errors import DataError
 
@@ -65,8 +65,9 @@ class Rows(Sequence[Item]):
 def parquet_folder(root: Path, reading: Reading) -> Data:
     """All *.parquet below `root`; the part is read from the path: train-00000-of-00001.parquet, test/0000.parquet.
 
-    Where several kinds of test part exist, the order is test, validation, dev. Files that name no part are divided
-    80:20 per class. To stream, the files are first written once in Arrow's format into the cache of `datasets`.
+    Where several kinds of test part exist, the order is test, validation, dev; the second is the validation part. Files
+    that name no part are divided 80:20 per class. To stream, the files are first written once in Arrow's format into the
+    cache of `datasets`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -178,13 +179,10 @@ def _resolves(host: str | None) -> bool:
 
 
 def _parts(groups: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Which groups of files are train and test; {"all": …} where none is named."""
-    chosen = {
-        key: next((groups[name] for name in names if name in groups), None)
-        for key, names in (("train", TRAIN_NAMES), ("test", TEST_NAMES))
+    """Which groups of files are train, test and validation; {"all": …} where none is named."""
+    return parts_of({name: files for name, files in groups.items() if files}) or {
+        "all": [file for files in groups.values() for file in files]
     }
-    named = {key: files for key, files in chosen.items() if files}
-    return named or {"all": [file for files in groups.values() for file in files]}
 
 
 def _part_word(path: Path) -> str:

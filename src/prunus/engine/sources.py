@@ -8,9 +8,10 @@ from __future__ import annotations
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,18 +23,19 @@ from prunus.engine.stream import Stream
 from prunus.errors import DataError, InputError
 from prunus.userfile import beside, module_of, named
 
-__all__ = ["TEST_NAMES", "TRAIN_NAMES", "digits", "factory", "image_folder", "npz"]
+__all__ = ["TEST_NAMES", "TRAIN_NAMES", "digits", "factory", "image_folder", "npz", "parts_of"]
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 """In the order of preference."""
 
+T = TypeVar("T")
 Array = np.ndarray[Any, Any]
 
 _IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
 _NPZ_KEYS = (
-    ("x_train", "y_train", "x_test", "y_test"),
-    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x_train", "y_train", "x_test", "y_test", "x_val", "y_val"),
+    ("train_images", "train_labels", "test_images", "test_labels", "val_images", "val_labels"),
 )
 
 
@@ -48,6 +50,7 @@ def digits(only: str | None = None) -> Data:
 
 def npz(path: Path, only: str | None = None) -> Data:
     """x_train, y_train, x_test, y_test (or train_images, …), or images and labels, which are divided 80:20 per class.
+    x_val, y_val (val_images, …) are the validation part.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, uint8 or floats in 0..1 (rounded to uint8).
     """
@@ -57,9 +60,11 @@ def npz(path: Path, only: str | None = None) -> Data:
             arrays = {key: file[key] for key in getattr(file, "files", ())}  # an .npy has none
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npz: {error}") from error
-    keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(arrays)), None)
+    keys = next((keys for keys in _NPZ_KEYS if set(keys[:4]) <= set(arrays)), None)
     if keys:
         found = {"train": (keys[0], keys[1]), "test": (keys[2], keys[3])}
+        if {keys[4], keys[5]} <= set(arrays):
+            found["validation"] = (keys[4], keys[5])
     elif {"images", "labels"} <= set(arrays):
         found = {"all": ("images", "labels")}
     else:
@@ -73,17 +78,14 @@ def npz(path: Path, only: str | None = None) -> Data:
 
 
 def image_folder(root: Path, reading: Reading) -> Data:
-    """train/CLASS/*.png with test/ (or validation/, val/ …), or CLASS/*.png alone, which is divided 80:20 per class."""
-    named = {child.name.lower(): child for child in sorted(root.iterdir()) if child.is_dir()}
-    folders = {}
-    for key, names in (("train", TRAIN_NAMES), ("test", TEST_NAMES)):
-        present = [named[name] for name in names if name in named]
-        if present:
-            folders[key] = present[0]
-    if not folders:
-        folders = {"all": root}
+    """train/CLASS/*.png with test/ (or validation/, val/ …), or CLASS/*.png alone, which is divided 80:20 per class.
+    Beside test/, validation/ is the validation part."""
+    folders = parts_of({child.name.lower(): child for child in sorted(root.iterdir()) if child.is_dir()})
+    folders = folders or {"all": root}
     listed = {key: _class_files(folder) for key, folder in folders.items()}
     leading = next((key for key in ("train", "test", "all") if listed.get(key)), None)
+    if "all" not in listed and not listed.get("train"):
+        _refuse_beside(root, folders)
     if leading is None:
         raise DataError(f"{root} has no parquet files and no CLASS/*.png below it or below its train/ and test/")
     class_names = tuple(sorted(listed[leading]))
@@ -100,6 +102,13 @@ def image_folder(root: Path, reading: Reading) -> Data:
         labels = [number for number, label in enumerate(class_names) for _ in found.get(label, ())]
         parts[key] = Listing(files, labels, lambda i, files=files: str(files[i]))  # type: ignore[misc]
     return read(str(root), parts, class_names, reading)
+
+
+def parts_of(groups: Mapping[str, T]) -> dict[str, T]:
+    """Which of what is named so are "train", "test" and, where there is another beside those, "validation"."""
+    train, test = ([name for name in names if name in groups] for names in (TRAIN_NAMES, TEST_NAMES))
+    chosen = {"train": train[:1], "test": test[:1], "validation": test[1:2] if train else []}
+    return {key: groups[names[0]] for key, names in chosen.items() if names}
 
 
 def factory(spec: str) -> Data:
@@ -138,6 +147,21 @@ def _called(path: Path, attribute: str, spec: str) -> Any:
 
 def _classes_in(folder: Path) -> list[Path]:
     return [child for child in sorted(folder.iterdir()) if child.is_dir() and not is_hidden(child.name)]
+
+
+def _refuse_beside(root: Path, folders: Mapping[str, Path]) -> None:
+    """Raises DataError where folders of images lie beside those that are named like parts and have no train part."""
+    others = [
+        child.name
+        for child in _classes_in(root)
+        if child not in folders.values() and any(f.suffix.lower() in _IMAGE_SUFFIXES for f in files_below(child))
+    ]
+    if others:
+        parts = " and ".join(f"{folder.name}/" for folder in folders.values())
+        raise DataError(
+            f"{root} has {parts}, named as a part of the data, and images in {', '.join(others[:3])} beside it: put "
+            "the classes below train/, or rename the class that is called like a part"
+        )
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
