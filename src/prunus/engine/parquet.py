@@ -66,8 +66,8 @@ def parquet_folder(root: Path, reading: Reading) -> Data:
     """All *.parquet below `root`; the part is read from the path: train-00000-of-00001.parquet, test/0000.parquet.
 
     Where several kinds of test part exist, the order is test, validation, dev; the second is the validation part. Files
-    that name no part are divided 80:20 per class. To stream, the files are first written once in Arrow's format into the
-    cache of `datasets`.
+    that name no part are divided 80:20 per class. To stream, the files are first written once in Arrow's format into
+    the cache of `datasets`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
