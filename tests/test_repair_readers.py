@@ -46,6 +46,13 @@ class Padded(nn.Conv2d):
         return super().forward(F.pad(x, (1, 1, 1, 1)))
 
 
+class Rated(nn.Linear):
+    """A learning rate of its own for weights and bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias * 0.01)
+
+
 class Net(nn.Module):
     def __init__(self, reader: nn.Module) -> None:
         super().__init__()
@@ -64,6 +71,14 @@ def test_fold_follows_the_forward_of_the_class(reader: nn.Module) -> None:
     plain = prunus.prune(net, X, widths={"a": 8}, method="random")
     small = prunus.prune(net, X, widths={"a": 8}, method="random", repair="fold", data=data())
     assert off(net, small) < 0.5 * off(net, plain)
+
+
+def test_fold_leaves_a_layer_that_scales_its_bias() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), Rated(16, 4)).eval()
+    small = prunus.prune(net, X, widths={"1": 8}, method="random", repair="fold", data=data())
+    assert small.notes[-1] == "fold: left as they are: 3"
+    torch.testing.assert_close(small.model[3].bias, net[3].bias)
 
 
 def test_what_a_layer_pads_by_itself_is_not_constant() -> None:
