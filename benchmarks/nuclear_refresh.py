@@ -22,7 +22,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from options import add_network, add_results, add_training, carried_out, parser_of, whole
+from options import NOT_TOLD, add_network, add_results, add_training, carried_out, parser_of, typed, whole
 from pages import made_on, publish, section, seeds_of, spread
 from pretrained import Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -118,8 +118,8 @@ def report(options: argparse.Namespace) -> None:
         options.results,
         lambda r: r["settings"] == settings and r["seed"] in options.seeds and r["method"] == mine.get(r["row"]),
     )
-    typed = f" --epochs {options.epochs}" + (f" --limit {options.limit}" if options.limit else "")
-    publish(options, "nuclear_refresh", section(__file__, options, conditions(records, options), table(records), typed))
+    more = typed(options, parser(), NOT_TOLD)
+    publish(options, "nuclear_refresh", section(__file__, options, conditions(records, options), table(records), more))
 
 
 def conditions(records: Sequence[Record], options: argparse.Namespace) -> str:

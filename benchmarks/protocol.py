@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import add_network, add_results, add_training, carried_out, numbers, parser_of, whole
+from options import NOT_TOLD, add_network, add_results, add_training, carried_out, numbers, parser_of, typed, whole
 from pages import command, publish
 from pretrained import Start, new_statistics, sgd, start_of, told
 from protocol_rows import LONGER, Row, chosen
@@ -235,7 +235,8 @@ def report(options: argparse.Namespace) -> None:
         raise InputError(f"{options.results} has no records with these settings")
     if len({r["weights"] for r in every}) > 1:
         raise InputError(f"{options.results} mixes networks of other weights; a table needs one")
-    publish(options, "protocol", page_text(command(__file__, options), found, rows, options.seeds))
+    words = command(__file__, options) + typed(options, parser(), NOT_TOLD)
+    publish(options, "protocol", page_text(words, found, rows, options.seeds))
 
 
 if __name__ == "__main__":

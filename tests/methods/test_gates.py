@@ -306,8 +306,20 @@ def test_exactly_the_open_channels_are_cut_where_the_budget_allows() -> None:
     small = h.finish()
     assert small.plan.kept == tuple(tuple(range(0, width, 2)) for width in (8, 6, 6, 6, 12))
     wider = h.finish("channels=60%")  # 22 of 38: the three of the highest w come back, the first among equals last
-    assert sum(wider.plan.widths) == 22
+    assert sum(wider.plan.widths) == 22 and not any("gates left" in note for note in (*small.notes, *wider.notes))
     assert all(set(a) <= set(b) for a, b in zip(small.plan.kept, wider.plan.kept, strict=True))
+
+
+def test_gates_that_did_not_reach_their_budget_say_what_they_left() -> None:
+    model = Residual()
+    h = attached(model, "macs=50%", epochs=3)
+    trained(h, model, optimizer(h, model), range(2))
+    small = h.finish()
+    (note,) = (note for note in small.notes if "gates left" in note)
+    assert note.startswith("the open gates left 100.0 % of the macs when they became final; w chose the rest")
+    other = attached(Residual(), "macs=50%", epochs=3)
+    other.load_state_dict(h.state_dict())
+    assert note in other.finish().notes
 
 
 class Norms(nn.Module):

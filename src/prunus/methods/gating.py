@@ -57,6 +57,7 @@ class Gating(Attached):
         self.layers = layers_of(self.model, self.coupling, offsets, sum(widths)) if method.alpha_nuc else []
         self.step, self.frozen = 0, False
         self.final: tuple[Ints, ...] = ()  # what the gates of the target are frozen to
+        self.short: dict[str, float] = {}  # what they left then, where that was not within the target
         self.was = self.w.detach().clone()  # after the last step
         self.value, self.slope = (torch.zeros(n, device=place) for n in ((), (sum(widths),)))
 
@@ -152,7 +153,7 @@ class Gating(Attached):
         """The selection becomes final. Raises TargetError."""
         if not self.frozen:
             self._check_moved()
-            self.final = self.selection(self.target)
+            self._settled_on()
             self._choose(self.final)
 
     def eligible(self) -> bool:
@@ -173,14 +174,26 @@ class Gating(Attached):
         assert goal is not None
         self._check_moved()
         self.reads.hold()
-        if goal == self.target:
-            self.final = self.final or self.selection(goal)
+        if goal == self.target and not self.final:
+            self._settled_on()
         self._choose(self.final if goal == self.target else self.selection(goal))
         self.settle()
         kept = self.chosen()
         notes = remarks(self.coupling, goal, [len(k) for k in kept], ())
+        if goal == self.target and self.short:
+            left = ", ".join(f"{100 * share:.1f} % of the {kind}" for kind, share in self.short.items())
+            notes += (
+                f"the open gates left {left} when they became final; w chose the rest (longer training leaves less)",
+            )
         small = cut(self.model, example, self.coupling, kept, check=check, goal=goal, notes=notes)
         return told(small)
+
+    def _settled_on(self) -> None:
+        """Select for the target of `attach`; note what the gates left where they alone did not meet it."""
+        left, open_now = self.left(), self.chosen()
+        self.final = self.selection(self.target)
+        same = all(np.array_equal(a, b) for a, b in zip(self.final, open_now, strict=True))
+        self.short = {} if same else left
 
     @torch.no_grad()
     def _choose(self, kept: Iterable[Ints]) -> None:
@@ -201,6 +214,7 @@ class Gating(Attached):
             "maps": {found.name: [found.dense.clone(), found.gate.clone()] for found in self.reads.maps},
             "step": self.step,
             "frozen": self.frozen,
+            "short": self.short,
             "nuclear": [self.value.clone(), self.slope.clone()],
         }
 
@@ -216,7 +230,7 @@ class Gating(Attached):
         for found in self.reads.maps:  # a model that was loaded before it was attached shows them with holes
             for own, kept in zip((found.dense, found.gate), state["maps"][found.name], strict=True):
                 own.copy_(kept)
-        self.step, self.frozen = state["step"], state["frozen"]
+        self.step, self.frozen, self.short = state["step"], state["frozen"], dict(state.get("short", {}))
         self.reads.learning[0] = not self.frozen
         self.value, self.slope = (part.to(self.w) for part in state["nuclear"])
         on = state["open"].to(self.w.device)
