@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from efficientnet_lite import batches, images_of, network, percent, predictions
 from efficientnet_lite import parser as lite_parser
-from options import HERE, add_network, add_results, add_threads, carried_out, names, parser_of, whole
+from options import HERE, LATENCY_PAGE, add_network, add_results, add_threads, carried_out, names, parser_of, whole
 from pages import made_on, publish, seeds_of, spread
 from paired import Interval
 from pretrained import Start, new_statistics, sgd, start_of
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, help="use only so many images to measure accuracy (a smoke test)")
     add("--folder", type=Path, default=HERE.parent / "runs" / "equal_latency", help="where the plans lie")
     add_threads(made)
-    add_results(made, __file__)
+    add_results(made, __file__, LATENCY_PAGE)
     return made
 
 

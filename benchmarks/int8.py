@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from options import add_network, add_results, carried_out, names, parser_of, targets, typed, whole
+from options import LATENCY_PAGE, add_network, add_results, carried_out, names, parser_of, targets, typed, whole
 from pages import made_on, publish, section, seeds_of, spread
 from pretrained import Start, sgd, start_of
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=0, help="measure on so many test images only; 0: all")
     add("--seconds", type=float, default=5.0, help="of timing (default 5)")
     add("--threads", type=int, default=1, help="of torch and of the timing; 0: as torch chooses")
-    add_results(made, __file__)
+    add_results(made, __file__, LATENCY_PAGE)
     return made
 
 

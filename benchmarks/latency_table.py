@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from options import add_results, carried_out, parser_of
+from options import LATENCY_PAGE, add_results, carried_out, parser_of
 from pages import all_versions, every, publish
 from records import Record, append, known
 
@@ -50,7 +50,7 @@ def latency_parser(
     add("--runtime", default="onnxruntime", choices=sorted(RUNNERS))
     add("--threads", type=int, default=2)
     add("--seconds", type=float, default=seconds, help="of each measurement")
-    add_results(made, script)
+    add_results(made, script, LATENCY_PAGE)
     return made
 
 

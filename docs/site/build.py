@@ -29,7 +29,16 @@ PARTS: Mapping[str, Sequence[str]] = {
     "Deploy to": ("exporting", "deploy-tensorrt", "deploy-coreml", "deploy-executorch"),
     "Guides": ("methods", "training", "saving", "results", "sweeps"),
     "Reference": ("command-line", *pythonpages.PAGES),
-    "Evidence": ("gallery", "benchmarks", "coverage", "zoo", "published", "architecture", "changelog"),
+    "Evidence": (
+        "gallery",
+        "benchmarks",
+        "benchmarks-latency",
+        "coverage",
+        "zoo",
+        "published",
+        "architecture",
+        "changelog",
+    ),
 }
 """The pages by part, in order. Pages of docs/ that no part names follow at the end."""
 
