@@ -143,16 +143,6 @@ class Budget:
         t = math.fsum(t for _, t in apart) / len(apart)
         return total, t + share * (1 - t), t
 
-    def evenly(self, widths: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-        """As `loss`, whose value it has. Its gradient is the same for a channel of every group: that of the loss, as a
-        mean over the channels."""
-        with torch.enable_grad():
-            at = widths.detach().to(self.soft.fixed.dtype).requires_grad_()
-            total, c, t = self.loss(at, alpha)
-            (slope,) = torch.autograd.grad(total, at)
-        mean = (slope * at.detach()).sum() / at.detach().sum()
-        return total.detach() + mean * (widths - widths.detach()).sum(), c, t
-
 
 def precise(device: torch.device) -> torch.dtype:
     """float64, or float32 where the device has none."""

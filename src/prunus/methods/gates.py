@@ -58,9 +58,7 @@ class Gates:
     Trained by `attach`. As a score or a search it reads a model that was trained so: what shut gates hide is zero where
     it is read. Of other models it takes the squares of the weights that read a channel.
 
-    alpha_mac, alpha_nuc: α of L_mac and L_nuc. form: of L_mac (see `budget`). push: how hard L_mac pushes a gate: by
-    what its channel costs, as published, where those of a residual stream, which many layers read, shut first; or
-    "even", all gates alike, where the loss of the task says which. mix: kind 1 or 2, 0 for the plain sum;
+    alpha_mac, alpha_nuc: α of L_mac and L_nuc. form: of L_mac (see `budget`). mix: kind 1 or 2, 0 for the plain sum;
     lam: its λ; without L_nuc (alpha_nuc 0, or no convolutions) L_mac stands alone. freeze: S_max, counted from 0; by
     default two thirds of the epochs. refresh: steps between two decompositions for L_nuc. eps: what counts as a null
     singular value, of the largest. init: w at first. lr_scale: learning rate of the gates, a factor on that of the
@@ -72,7 +70,6 @@ class Gates:
     alpha_mac: float = 1.0
     alpha_nuc: float = 1e-3
     form: Literal["scaled", "published"] = "scaled"
-    push: Literal["cost", "even"] = "cost"
     mix: int = 2
     lam: float = 1.0
     freeze: int | None = None
@@ -87,7 +84,6 @@ class Gates:
                 raise InputError(f"gates: {name}={getattr(self, name)} must be at least 0")
         for name, good, words in (
             ("mix", self.mix in (0, 1, 2), "1, 2, or 0 for the plain sum"),
-            ("push", self.push in ("cost", "even"), "cost or even"),
             ("form", self.form in ("scaled", "published"), "scaled or published"),
             ("freeze", self.freeze is None or self.freeze >= 1, "an epoch of 1 or later"),
             ("refresh", self.refresh >= 1, "a number of steps, at least 1"),

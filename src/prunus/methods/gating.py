@@ -95,8 +95,7 @@ class Gating(Attached):
             return super().penalty()
         through = self.reads.open.to(self.w.dtype) + self.w - self.w.detach()
         counts = self.w.new_zeros(len(self.coupling.groups)).index_add(0, self.group, through)
-        budget = self.budget.evenly if self.method.push == "even" else self.budget.loss
-        l_mac, c, t = budget(counts, self.method.alpha_mac)
+        l_mac, c, t = self.budget.loss(counts, self.method.alpha_mac)
         if not self.layers:
             return l_mac.to(self.w.dtype)
         if self.step % self.method.refresh == 0:
