@@ -75,3 +75,19 @@ def test_finetune_takes_a_cut_network_or_a_module() -> None:
 
 def test_left() -> None:
     assert (left(200, 50), left(0, 0)) == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(("words", "scale"), [([], 1.0), (["--scale", "0.5"], 0.5)])
+def test_without_augmentation_streamed_images_are_not_cropped_at_random(words: list[str], scale: float) -> None:
+    import argparse
+
+    from prunus.cli import fitting
+    from prunus.engine.stream import Stream
+
+    parser = argparse.ArgumentParser()
+    fitting.add_fit(parser, teacher=False)
+    options = parser.parse_args(words)
+    options.batch_size, options.lr, options.augment = 8, 0.1, "none"
+    stream = Stream([], torch.zeros(0).long(), str, (3, 8, 8), None, None, False)
+    data = Data(stream, stream, 0, (), (), "files")
+    assert fitting.config(options, data, 1).augment == Augment(scale=scale)
