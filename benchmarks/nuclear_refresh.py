@@ -24,7 +24,7 @@ from typing import Any
 
 from options import NOT_TOLD, add_network, add_results, add_training, carried_out, parser_of, typed, whole
 from pages import made_on, publish, section, seeds_of, spread
-from pretrained import Start, sgd, start_of, told
+from pretrained import NAMED, Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
 
 from prunus.engine.config import Fit
@@ -41,7 +41,6 @@ WORDS = {
     ALWAYS: "decomposed at every step",
     NONE: "no nuclear term",
 }
-NAMED = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule")
 Widths = Sequence[tuple[str, int, int]]
 """Name, dense width and width of each group."""
 

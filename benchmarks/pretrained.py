@@ -20,6 +20,9 @@ from prunus.engine.split import Split
 from prunus.errors import InputError
 from prunus.models import load_weights, resolve
 
+NAMED = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule")
+"""Settings of a training that a record names."""
+
 
 @dataclass(frozen=True, eq=False)
 class Start:

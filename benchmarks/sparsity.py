@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from options import add_network, add_results, add_training, carried_out, names, parser_of, whole
 from pages import made_on, publish, section, seeds_of, spread
-from pretrained import Start, sgd, start_of, told
+from pretrained import NAMED, Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
 
 from prunus.cutting import cut
@@ -48,7 +48,6 @@ WORDS = {
     "l2": "squared form (`group_l2`)",
 }
 LAM = {"slimming": 2e-3, "lasso": 5e-3, "l2": 5e-3}
-NAMED = ("epochs", "batch_size", "lr", "momentum", "nesterov", "weight_decay", "decay_norms", "schedule")
 LEAST = {"channels": 30.0, "macs": 25.0}
 """Percent of the channels that must be gone, and of the MACs that cutting them must take."""
 MOST = {"cut": 0.5, "penalty": 1.5}

@@ -190,9 +190,10 @@ def plain_metrics(metrics: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """A number, a text, or a table or list of these."""
-    number = _number(value)
-    if number is not None or value is None or isinstance(value, str):
-        return int(value) if isinstance(value, int) else value if number is None else number
+    if value is None or isinstance(value, str | int):
+        return value
+    if (number := _number(value)) is not None:
+        return number
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
