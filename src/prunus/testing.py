@@ -10,7 +10,6 @@ Raises `ContractError`, which is an AssertionError, with every promise that was 
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import time
@@ -30,7 +29,7 @@ from .errors import PrunusError
 from .methods import Method
 from .plan import Plan
 from .result import Pruned
-from .state import call_model, fresh, uncheckpointed
+from .state import call_model, copied, fresh, uncheckpointed
 from .surgery import apply
 from .surgery.stored import alike
 from .target import Target
@@ -168,7 +167,7 @@ def _kinds(found: Pruned, widths: Iterable[int], cost: Any) -> dict[str, int]:
 
 def _replayed(model: nn.Module, examples: Iterable[Any], found: Pruned) -> list[str]:
     plan = Plan.from_json(json.loads(json.dumps(found.plan.to_json())))
-    twin = apply(copy.deepcopy(model), plan)
+    twin = apply(copied(model), plan)
     ours, theirs = _tensors(found.model), _tensors(twin)
     wrong = [name for name in {**ours, **theirs} if not _same(ours.get(name), theirs.get(name))]
     if wrong:
@@ -183,7 +182,7 @@ def _replayed(model: nn.Module, examples: Iterable[Any], found: Pruned) -> list[
 def _trained(small: nn.Module, example: Any) -> list[str]:
     """One backward through all floating outputs, in train mode with norms on their stored statistics, so that a single
     example is enough."""
-    net = copy.deepcopy(small).train()
+    net = copied(small).train()
     for module in net.modules():
         if isinstance(getattr(module, "running_mean", None), Tensor):
             module.eval()
@@ -200,7 +199,7 @@ def _trained(small: nn.Module, example: Any) -> list[str]:
 
 
 def _outputs(net: nn.Module, example: Any) -> list[Tensor]:
-    net = copy.deepcopy(net).eval()
+    net = copied(net).eval()
     with torch.no_grad(), torch.random.fork_rng(), uncheckpointed():
         torch.manual_seed(0)
         return [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 from zoo import conv, head, image, lively, net, pool, tokens
 
 import prunus
@@ -216,32 +217,58 @@ def hooked(module: nn.Module) -> nn.Module:
         return nn.utils.weight_norm(module)
 
 
-NORMALISED = {
-    "spectral norm": (parametrizations.spectral_norm, "torch.mv in 0.parametrizations.weight.0"),
-    "weight norm": (parametrizations.weight_norm, "_weight_norm in 0.parametrizations.weight.0"),
-    "weight norm by a hook": (hooked, "_weight_norm in 0"),
+NORMALISED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by a hook": nn.utils.spectral_norm,
+    "weight norm": parametrizations.weight_norm,
+    "weight norm by a hook": hooked,
+    "weight norm of all entries": functools.partial(parametrizations.weight_norm, dim=None),
+    "weight norm of what is read": functools.partial(parametrizations.weight_norm, dim=1),
 }
-ASKED = {"target": {"target": "channels=70%"}, "rates": {"rates": [0.3, 0.5]}, "rates by layer": {"rates": {"*": 0.5}}}
+ASKED = {
+    "target": {"target": "channels=70%"},
+    "rates": {"rates": [0.3, 0.5, 0]},
+    "rates by layer": {"rates": {"*": 0.5}},
+}
 
 
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("name", NORMALISED)
-def test_a_layer_of_normalised_weights_stays_and_the_others_are_cut(name: str, asked: str) -> None:
-    normalised, op = NORMALISED[name]
+def test_layers_of_normalised_weights_are_cut(name: str, asked: str) -> None:
+    normalised = NORMALISED[name]
     model = lively(
         nn.Sequential(
-            normalised(conv(3, 8)), nn.ReLU(), conv(8, 10), nn.ReLU(), conv(10, 6),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(6),
+            normalised(conv(3, 8)), nn.ReLU(), normalised(nn.ConvTranspose2d(8, 10, 4)), nn.ReLU(),
+            normalised(conv(10, 6)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), normalised(nn.Linear(6, 5)),
         )
     )  # fmt: skip
     model(image())  # as in use: what the norm keeps on the module is there
     coupling = prunus.trace(model, image())
-    assert widths(coupling) == {"2": 10, "4": 6}
-    assert op in coupling.unknown_ops
+    assert widths(coupling) == {"0": 8, "2": 10, "4": 6} and coupling.unknown_ops == ()
 
     small = prunus.prune(model, image(), method="random", **ASKED[asked])
     assert small.proof is not None and small.proof.worst < 1e-12
-    assert asked == "target" or small.plan.widths == {"rates": (7, 3), "rates by layer": (5, 3)}[asked]
+    assert asked == "target" or small.plan.widths == {"rates": (5, 5, 6), "rates by layer": (4, 5, 3)}[asked]
+    assert model[4].weight.shape[:2] == (6, 10) and small.model[4].weight.shape[:2] == small.plan.widths[:0:-1]
+    before = small.model[4].weight.detach().clone()
+    small.model.eval()(image())
+    assert torch.equal(small.model[4].weight, before)
+    assert small.model[0].out_channels == small.plan.widths[0]
+
+
+def test_a_parametrisation_without_a_rule_is_named_and_the_others_are_cut() -> None:
+    class Sorted(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w.sort(dim=0).values
+
+    odd = conv(3, 8)
+    parametrize.register_parametrization(odd, "weight", Sorted())
+    model = lively(nn.Sequential(odd, conv(8, 10), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(10)))
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"1": 10}
+    assert "the order of channels matters to torch.Tensor.sort" in next(
+        p.reason for p in coupling.pinned if p.width == 8
+    )
 
 
 # layout ---------------------------------------------------------------------------------------------------------------

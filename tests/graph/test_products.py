@@ -98,6 +98,23 @@ CASES: dict[str, Case] = {
         ),
         {"a": 8, "b": 6},
     ),
+    "a vector of the model": Case(
+        lambda: net(
+            lambda s, x: s.h(
+                torch.mul(
+                    pool(s.a(x)) + torch.outer((pool(s.b(x)) @ s.v).tanh(), s.w),
+                    torch.dot(s.v, pool(s.b(x))[0]).sigmoid() + (s.m @ s.w).sum() + torch.mv(s.m, s.w).mean(),
+                )
+            ),
+            a=conv(3, 8),
+            b=conv(3, 6),
+            v=weight(6),
+            w=weight(8),
+            m=weight(4, 8),
+            h=head(8),
+        ),
+        {"a": 8, "b": 6, "m": 4},
+    ),
     "three operands": Case(
         lambda: net(
             lambda s, x: s.h(torch.einsum("nc,oc,on->no", pool(s.a(x)), s.w, s.v)),

@@ -225,10 +225,13 @@ def test_minus_infinity_in_the_output_is_equal_to_itself() -> None:
 def test_spectral_norm_takes_no_step_on_either_model() -> None:
     model = lively(nn.Sequential(spectral_norm(conv(3, 8)), conv(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(8)))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    small = proven(model.train(), image()).model
+    small = proven(model.train(), image())
     assert list(before) == ["0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v"]
-    for found in (model, small):
-        assert all(torch.equal(buffer, before[name]) for name, buffer in found.named_buffers())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    u, v = (before[name] for name in before)
+    found = dict(small.model.named_buffers())
+    assert torch.equal(found["0.parametrizations.weight.0._u"], u[list(small.plan.kept[0])])
+    assert torch.equal(found["0.parametrizations.weight.0._v"], v)  # of the image's channels
 
 
 def test_a_model_that_keeps_an_activation_with_a_gradient_is_proven() -> None:

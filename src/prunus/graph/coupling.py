@@ -366,8 +366,9 @@ def positions_of(axis: Axis, solved: Solved) -> dict[int, Ints]:
 
 
 def layer(tensor: str) -> str:
-    """The module that holds a tensor."""
-    return tensor.rpartition(".")[0] or tensor
+    """The module that holds a tensor, or computes with it what it holds."""
+    path, parametrised, _ = tensor.partition(".parametrizations.")
+    return path if parametrised else tensor.rpartition(".")[0] or tensor
 
 
 def digest(fingerprint: Mapping[str, tuple[tuple[int, ...], str]]) -> str:

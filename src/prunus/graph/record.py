@@ -140,7 +140,8 @@ class Tracer(TorchFunctionMode):
         for path, module in modules_of(self.model):
             self.paths.setdefault(id(module), path)
         convs = [m for _, m in modules_of(self.model) if isinstance(m, nn.modules.conv._ConvNd)]
-        self.kernels = {id(m._parameters.get("weight")) for m in convs}  # whose axes after the second are no channels
+        # Axes after the second are no channels: of weights, and of what a parametrisation makes them of.
+        self.kernels = {id(p) for m in convs for p in m.parameters() if p.dim() == len(m.kernel_size) + 2}
         # The activations of an outline take no memory and may stay; all others go when the model lets go of them.
         self.labels: MutableMapping[Tensor, Label] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
         self.sources: MutableMapping[Tensor, Any] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
@@ -254,7 +255,7 @@ class Tracer(TorchFunctionMode):
         before = {id(t): self.label(t) for t in operands if t in self.labels}
         rule = self.rules.get(call.func) or self.rules.get(op_name(call.func))
         self.note(call, operands, before, rule)
-        if rule is None or call.kwargs.get("out") is not None:
+        if rule is None or (call.kwargs.get("out") is not None and not getattr(rule, "into", False)):
             self.refuse(f"{call.name} in {call.path or 'forward'}", operands, results)
             return
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from prunus.errors import DataError, ExampleError, InputError, UnknownName
 from prunus.lab import chain, job
 from prunus.lab.recipe import Recipe, only_fit
 from prunus.lab.supplies import wants_data
+from prunus.state import copied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,11 +108,11 @@ def prices(recipe: Recipe) -> list[Price]:
     bench = bench_of(recipe)
     model = chain.start(bench)
     found = []
-    dense = copy.deepcopy(model)
+    dense = copied(model)
     if recipe.train is not None and recipe.model.weights is None:
-        found.append(_price(bench, "baseline", recipe.train, copy.deepcopy(model)))
+        found.append(_price(bench, "baseline", recipe.train, copied(model)))
     if recipe.sparsity is not None:
-        net = copy.deepcopy(model)
+        net = copied(model)
         found.append(_price(bench, "sparsity", recipe.sparsity, net, chain.hooks_of(bench, net)))
     if recipe.finetune is not None:
         small = model if recipe.prune is None else _cut(bench, model).model

@@ -306,9 +306,11 @@ def augmented(data: Data, how: str) -> Augment:
 
 def widths(pruned: Pruned) -> tuple[Width, ...]:
     """Every group that could be pruned, in the order of the network; those of dropped branches are gone."""
+    from prunus.graph.coupling import layer
+
     gone = pruned.coupling.without([d.name for d in pruned.plan.dropped])[2]
     return tuple(
-        Width(group.name, group.width, kept, tuple(tensor.rpartition(".")[0] or tensor for tensor in group.producers()))
+        Width(group.name, group.width, kept, tuple(map(layer, group.producers())))
         for g, (group, kept) in enumerate(zip(pruned.plan.groups, pruned.plan.widths, strict=True))
         if g not in gone
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from prunus.graph.coupling import VALUES
+from prunus.graph.coupling import VALUES, layer
 from prunus.graph.inspect import ties as ties_of
 from prunus.lab.lanes import Chip, Lanes, Row
 from prunus.lab.page import Page, Section, Table
@@ -109,7 +109,7 @@ def _title(step: Step) -> str:
     """The layer whose tensors the step uses, or the module in which it runs."""
     if not step.tensors:
         return step.path or "forward"
-    return step.tensors[0].rpartition(".")[0] or step.tensors[0]
+    return layer(step.tensors[0])
 
 
 def _kind(name: str) -> str:

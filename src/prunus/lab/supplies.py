@@ -88,12 +88,11 @@ def shortly_trained(
     model: nn.Module, method: Any, data: Data, batch_size: int, runtime: Runtime, task: Task
 ) -> nn.Module:
     """A copy after `method.epochs` of SGD at a constant `method.lr` on the train part, not augmented."""
-    from copy import deepcopy
-
     from prunus.engine.config import Fit
     from prunus.engine.loop import fit
+    from prunus.state import copied
 
-    twin, epochs = deepcopy(model), method.epochs
+    twin, epochs = copied(model), method.epochs
     config = Fit(epochs=epochs, batch_size=batch_size, lr=method.lr, schedule="steps", steps=())
     fit(
         twin, replace(data, validation=None), config, runtime=replace(runtime, compile=False), task=task, progress=False

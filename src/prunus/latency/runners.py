@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..errors import InputError
-from ..state import call_model, example_tensors, fresh
+from ..state import call_model, copied, example_tensors, fresh
 
 Call = Callable[[], object]
 Array = npt.NDArray[Any]
@@ -45,7 +44,7 @@ def eager(model: nn.Module, example: Any, threads: int) -> Call:
 
 def channels_last(model: nn.Module, example: Any, threads: int) -> Call:
     """A copy with weights and images in NHWC."""
-    changed = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    changed = copied(model).to(memory_format=torch.channels_last)
 
     def laid(value: Any) -> Any:
         fits = isinstance(value, Tensor) and value.dim() == 4
@@ -56,7 +55,7 @@ def channels_last(model: nn.Module, example: Any, threads: int) -> Call:
 
 def compiled(model: nn.Module, example: Any, threads: int) -> Call:
     """torch.compile of a copy, static shapes."""
-    made: nn.Module = torch.compile(copy.deepcopy(model), dynamic=False)  # type: ignore[assignment]
+    made: nn.Module = torch.compile(copied(model), dynamic=False)  # type: ignore[assignment]
     return repeated(made, example)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
@@ -62,7 +64,20 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     for attribute in plan.attributes:
         if attribute.path in modules:
             remember(modules[attribute.path], attribute.name, attribute.place, attribute.form, plan.widths)
+    recompute(modules.values())
     return small
+
+
+@torch.no_grad()
+def recompute(modules: Iterable[nn.Module]) -> None:
+    """What hooks of the older `weight_norm` and `spectral_norm` put in the place of a weight, from the tensors of now.
+    They do so before every forward; nobody should meet the weight of before the cut until then."""
+    for module in modules:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                setattr(module, hook.name, hook.compute_weight(module))
+            elif isinstance(hook, SpectralNorm):
+                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
 
 
 def check_fingerprint(model: nn.Module, fingerprint: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -179,7 +179,7 @@ class Masking:
             if (call.path, nth, operand) in self.dropped:
                 other = call.args[1 - operand]
                 args = (other, torch.zeros_like(other)) if operand else (torch.zeros_like(other), other)
-                return Call(call.func, args, call.kwargs, call.module, call.path, call.tracer, call.index)
+                return replace(call, args=args)
         return call
 
     def kept(self, call: Call, x: Tensor, axis: int) -> Tensor | None:
@@ -307,8 +307,9 @@ def over_rest(mask: Masking, call: Call) -> Any:
 
 def over_axis(mask: Masking, call: Call) -> Any:
     """Softmax and its like over the kept entries of their axis, or of their axes."""
-    x = call.args[0] if call.args else call.kwargs["input"]
-    return mask.along(call, x, axes_of(call, x))
+    x, into = call.args[0] if call.args else call.kwargs["input"], call.kwargs.get("out")
+    out = mask.along(replace(call, kwargs={k: v for k, v in call.kwargs.items() if k != "out"}), x, axes_of(call, x))
+    return out if into is None else into.copy_(out)
 
 
 def axes_of(call: Call, x: Tensor) -> list[int]:
@@ -344,38 +345,18 @@ def compares(mask: Masking, call: Call) -> Any:
     return neutral(call.func, (*rest, *call.args[2:]), call.kwargs, mask.double)
 
 
+SUM = """
+conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear
+matmul mm bmm mv dot vdot __matmul__ __rmatmul__ addmm baddbmm
+lstm gru rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell
+""".split()
+
+
 def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
     from ..models.shortcut import take
 
     families: list[tuple[list[str], Callable[[Masking, Call], Any]]] = [
-        (
-            [
-                "conv1d",
-                "conv2d",
-                "conv3d",
-                "conv_transpose1d",
-                "conv_transpose2d",
-                "conv_transpose3d",
-                "linear",
-                "matmul",
-                "mm",
-                "bmm",
-                "__matmul__",
-                "__rmatmul__",
-                "addmm",
-                "baddbmm",
-                "bilinear",
-                "lstm",
-                "gru",
-                "rnn_tanh",
-                "rnn_relu",
-                "gru_cell",
-                "lstm_cell",
-                "rnn_tanh_cell",
-                "rnn_relu_cell",
-            ],
-            sums_up,
-        ),
+        (SUM, sums_up),
         (["einsum", "tensordot", "cdist"], contracts),
         (["scaled_dot_product_attention"], attends),
         (list(LIKENESS), compares),

@@ -71,7 +71,7 @@ class Proof:
             f"{self.statistics:.1e}, gradients {self.gradients:.1e} (float64, limit {self.tolerance:.0e}); "
             f"own dtype {self.fp32:.1e}"
         )
-        if self.shifted_by:
+        if self.shifted_by and self.statistics_shift > self.tolerance:
             text += f"; {self.statistics_shift:.1e} from the plainly zeroed network ({', '.join(self.shifted_by[:3])})"
         return "; ".join((text, *self.notes))
 

@@ -1,5 +1,5 @@
-"""Ops that sum over channels: convolution, linear, matmul. They tie what they read to one axis of a weight and give the
-result the ids of the other."""
+"""Layers that sum over channels: convolution, linear, attention. They tie what they read to one axis of a weight and
+give the result the ids of the other."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..labels import along, resized, varying, vector
 from ..record import Call
-from ..splits import batched, followed, made_by, product
+from ..splits import followed, made_by
 from . import heads
-from .pointwise import join
 
 
 def pass_on(call: Call, x: Tensor, out: Tensor, mixed: Sequence[int], why: str) -> list[Tensor]:
@@ -43,9 +41,7 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
     space = moved(call, weight, channel + 1)
     read = call.tracer.read(x, channel)
     made = call.tracer.axis(weight, 0, "out")
-    for plane in call.tracer.label(weight).planes if weight in call.tracer.labels else ():
-        if set(varying(plane)) & set(range(2, weight.dim())):
-            book.pin(plane, "it runs along the kernel of a convolution")
+    kernel_stays(call, weight)
     positions = out.numel() // out.shape[channel] * math.prod(weight.shape[2:])
     depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
     if depthwise:
@@ -67,6 +63,13 @@ def convolution(call: Call, out: Tensor) -> list[Tensor]:
     planes = finish(call, x, out, bias, made, channel, [*space, channel])
     counted(call, positions, read_by, planes[1:])
     return planes
+
+
+def kernel_stays(call: Call, weight: Tensor) -> None:
+    """A weight that is computed may carry channels along its kernel, where there are none to prune."""
+    for plane in call.tracer.label(weight).planes if weight in call.tracer.labels else ():
+        if set(varying(plane)) & set(range(2, weight.dim())):
+            call.book.pin(plane, "it runs along the kernel of a convolution")
 
 
 def counted(call: Call, times: int, vectors: list[Tensor], passed: Sequence[Tensor]) -> None:
@@ -115,6 +118,7 @@ def transposed(call: Call, out: Tensor) -> list[Tensor]:
     channel, book = x.dim() - weight.dim() + 1, call.book
     read = call.tracer.read(x, channel)
     book.unite(read, call.tracer.axis(weight, 0, "in"))
+    kernel_stays(call, weight)
     positions = x.numel() // x.shape[channel] * math.prod(weight.shape[2:])
     depthwise = weight.shape[1] == 1 and groups == x.shape[channel] > 1
     if depthwise:
@@ -147,54 +151,6 @@ def linear(call: Call, out: Tensor) -> list[Tensor]:
     return planes
 
 
-def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
-    """a (…, n, k) times b (…, k, m)."""
-    left, right = a.unsqueeze(0) if a.dim() == 1 else a, b.unsqueeze(-1) if b.dim() == 1 else b
-    shape = [*torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1]]
-    if a.dim() == 1 or b.dim() == 1:
-        for t in (a, b):
-            call.pin(t, f"no rule for {call.name} with a vector")
-        return []
-    shared = call.tracer.axis(a, -1, "in")
-    call.book.unite(shared, call.tracer.axis(b, -2, "in"))
-    for t in (a, b):
-        batched(call, t)
-    product(call, a, out, shared)
-
-    def carried(t: Tensor, axis: int) -> tuple[Tensor, list[Tensor]]:
-        planes = [p.narrow(axis, 0, 1) for p in call.label(t).planes if t.dim() + axis not in varying(p)]
-        return t.narrow(axis, 0, 1), planes
-
-    planes = join(call, shape, [carried(a, -1), carried(b, -2)])
-    rows, columns = (next((p for p in planes if len(shape) + d in varying(p)), None) for d in (-2, -1))
-    vectors = [shared]
-    for d, plane in ((-2, rows), (-1, columns)):
-        if plane is not None:
-            vectors.append(vector(plane, d))
-    lead = ((p, axis) for p in planes for axis in varying(p) if axis < len(shape) - 2)
-    vectors += [vector(p, axis) for p, axis in lead][:1]
-    spelled = 1
-    for v in vectors:
-        spelled *= v.numel()
-    call.book.work(call.path, call.index, out.numel() * shared.numel() // spelled, vectors)
-    return planes
-
-
-def matmul(call: Call, out: Tensor) -> list[Tensor]:
-    """`@`, `matmul`, `mm`, `bmm`."""
-    a, b = call.args[0], call.get(1, "other", call.kwargs.get("mat2"))
-    if call.func.__name__ == "__rmatmul__":
-        a, b = b, a
-    return contraction(call, a, b, out)
-
-
-def addmm(call: Call, out: Tensor) -> list[Tensor]:
-    """`addmm`, `baddbmm`: a product added to a first operand."""
-    first, a, b = call.args[:3]
-    planes = contraction(call, a, b, out)
-    return join(call, out.shape, [(first, call.label(first).planes), (out, planes)])
-
-
 def embedding(call: Call, out: Tensor) -> list[Tensor]:
     """`F.embedding`, `F.embedding_bag`: rows are looked up, columns are channels."""
     weight = call.get(1, "weight")
@@ -221,8 +177,6 @@ def mixing_table() -> dict[str, Any]:
     return {
         **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
         **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
-        **dict.fromkeys(("matmul", "mm", "bmm", "__matmul__", "__rmatmul__"), matmul),
-        **dict.fromkeys(("addmm", "baddbmm"), addmm),
         "linear": linear,
         **dict.fromkeys(("embedding", "embedding_bag"), embedding),
         "scaled_dot_product_attention": heads.attention,

@@ -95,12 +95,14 @@ group_norm.computes = True  # type: ignore[attr-defined]
 
 
 def softmax(call: Call, out: Tensor) -> list[Tensor]:
-    """`softmax`, `normalize`, `cosine` …: read along an axis, written along it."""
+    """`softmax`, `normalize` …: read along an axis, written along it, to a tensor of the model where `out` is one."""
     x = call.args[0] if call.args else call.kwargs["input"]
-    return list(call.label(x).planes)
+    planes, into = list(call.label(x).planes), call.kwargs.get("out")
+    return planes if into is None else join(call, out.shape, [(t, call.label(t).planes) for t in (x, into)])
 
 
 softmax.inherits = True  # type: ignore[attr-defined]
+softmax.into = True  # type: ignore[attr-defined]
 
 
 def ordered(call: Call, out: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Products told in letters, bilinear layers, recurrent layers."""
+"""Matrix products, products told in letters, bilinear layers, recurrent layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from ..labels import along, varying
+from ...state import tensors_in
+from ..labels import along, varying, vector
 from ..record import Call
 from ..splits import batched, product
 from .mixing import belongs, finish
@@ -38,6 +39,59 @@ def letters(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[list[s
         return terms, [*dots, *sorted(x for x in set(every) if every.count(x) == 1 and not x.startswith("…"))]
     head, _, tail = out.partition("...")
     return terms, [*head, *dots, *tail] if "..." in out else list(out)
+
+
+def contraction(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
+    """a (…, n, k) times b (…, k, m)."""
+    if a.dim() == 1 or b.dim() == 1:
+        return with_vector(call, a, b, out)
+    shape = [*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]]
+    shared = call.tracer.axis(a, -1, "in")
+    call.book.unite(shared, call.tracer.axis(b, -2, "in"))
+    for t in (a, b):
+        batched(call, t)
+    product(call, a, out, shared)
+
+    def carried(t: Tensor, axis: int) -> tuple[Tensor, list[Tensor]]:
+        planes = [p.narrow(axis, 0, 1) for p in call.label(t).planes if t.dim() + axis not in varying(p)]
+        return t.narrow(axis, 0, 1), planes
+
+    planes = join(call, shape, [carried(a, -1), carried(b, -2)])
+    rows, columns = (next((p for p in planes if len(shape) + d in varying(p)), None) for d in (-2, -1))
+    vectors = [shared]
+    for d, plane in ((-2, rows), (-1, columns)):
+        if plane is not None:
+            vectors.append(vector(plane, d))
+    lead = ((p, axis) for p in planes for axis in varying(p) if axis < len(shape) - 2)
+    vectors += [vector(p, axis) for p, axis in lead][:1]
+    spelled = 1
+    for v in vectors:
+        spelled *= v.numel()
+    call.book.work(call.path, call.index, out.numel() * shared.numel() // spelled, vectors)
+    return planes
+
+
+def with_vector(call: Call, a: Tensor, b: Tensor, out: Tensor) -> list[Tensor]:
+    """A product of which one operand at least is a vector, which is read along its only axis."""
+    dots = [f"…{d}" for d in range(max(a.dim(), b.dim()) - 3, -1, -1)]
+    mine = ["k"] if a.dim() == 1 else [*dots, "n", "k"]
+    other = ["k"] if b.dim() == 1 else [*dots, "k", "m"]
+    return told(call, out, [a, b], [mine, other], [x for x in (*mine, *other) if x != "k"])
+
+
+def matmul(call: Call, out: Tensor) -> list[Tensor]:
+    """`@`, `matmul`, `mm`, `bmm`, `mv`, `dot`, `vdot`."""
+    a, b = tensors_in([*call.args, *call.kwargs.values()])[:2]
+    if call.func.__name__ == "__rmatmul__":
+        a, b = b, a
+    return contraction(call, a, b, out)
+
+
+def addmm(call: Call, out: Tensor) -> list[Tensor]:
+    """`addmm`, `baddbmm`: a product added to a first operand."""
+    first, a, b = call.args[:3]
+    planes = contraction(call, a, b, out)
+    return join(call, out.shape, [(first, call.label(first).planes), (out, planes)])
 
 
 def einsum(call: Call, out: Tensor) -> list[Tensor]:
@@ -179,7 +233,15 @@ def axis_read(call: Call) -> int:
     return int(call.get(2, "dim", 1)) if call.func.__name__ == "cosine_similarity" else -1
 
 
+def outer(call: Call, out: Tensor) -> list[Tensor]:
+    """`outer`, `ger`: each entry of one vector times each of the other."""
+    return told(call, out, [call.get(0, "input"), call.get(1, "vec2")], [["n"], ["m"]], ["n", "m"])
+
+
 PRODUCTS: dict[str, Any] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__", "__rmatmul__"), matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), addmm),
+    **dict.fromkeys(("outer", "ger"), outer),
     **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
     **dict.fromkeys(LIKENESS, likeness),
     "einsum": einsum,
