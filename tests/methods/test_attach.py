@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunus.errors import CheckpointError, InputError, ModelError, TargetError
-from prunus.methods import DCFF, FPGM, SSL, Gates, Slimming
+from prunus.methods import DCFF, FPGM, SSL, Gates, Slimming, Weights
 
 EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -122,6 +122,34 @@ def test_what_is_unfrozen_after_attaching_takes_part(method: Any) -> None:
 def test_a_target_that_nothing_meets_is_refused_before_the_training(method: Any, target: str) -> None:
     with pytest.raises(TargetError, match="smallest possible"):
         method.attach(net(), EXAMPLE, target, epochs=3)
+
+
+METHODS = [Slimming(), SSL(), Gates(), FPGM(), DCFF(), Weights()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_a_copy_that_is_cut_under_inference_mode_can_be_trained(method: Any) -> None:
+    model = net().eval()
+    target = "weights=50%" if isinstance(method, Weights) else "channels=60%"
+    attached = method.attach(model, EXAMPLE, target, epochs=3)
+    attached.epoch_start(0)
+    with torch.inference_mode():
+        small = attached.finish().model
+    small(EXAMPLE).square().mean().backward()
+    assert small[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_parameters_that_others_took_the_place_of_are_noticed(method: Any) -> None:
+    model = net()
+    target = "weights=50%" if isinstance(method, Weights) else "channels=60%"
+    attached = method.attach(model, EXAMPLE, target, epochs=3)
+    model.load_state_dict(model.state_dict())
+    attached.epoch_start(0)
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+    for call in (lambda: attached.epoch_start(1), attached.finish):
+        with pytest.raises(InputError, match="0.weight is another parameter than when"):
+            call()
 
 
 def test_what_cannot_work_is_refused() -> None:

@@ -165,6 +165,8 @@ def test_what_is_refused() -> None:
         prunus.prune(model, zoo.EXAMPLE, "macs=50%", "abc", evaluate=lambda small: float("nan"))
     with pytest.raises(InputError, match="base='gates' looks for channels"):
         prunus.prune(model, zoo.EXAMPLE, "macs=50%", ABC(base="gates"), evaluate=worth)
+    with pytest.raises(InputError, match="abc looks for channels and ranks none: scope='local'"):
+        prunus.prune(model, zoo.EXAMPLE, "macs=50%", ABC(scope="local"), evaluate=worth)
     for given in ({"sources": 1}, {"limit": 0}, {"cycles": -1}, {"changes": 0}, {"epochs": -1}, {"lr": 0.0}):
         with pytest.raises(InputError, match="abc: "):
             ABC(**given)

@@ -373,6 +373,19 @@ def test_a_later_cut_finds_what_was_kept() -> None:
     assert set(narrower.plan.kept[0]) < set((h.kept or ())[0].tolist())
 
 
+def test_a_training_that_was_finished_is_over() -> None:
+    model = Chain()
+    h = attached(model)
+    trained(model, h, range(1))
+    h.finish()
+    for call in (lambda: h.epoch_start(1), h.after_step):
+        with pytest.raises(InputError, match=r"finish\(\) and settle\(\) end its training"):
+            call()
+    with pytest.raises(TargetError, match="more filters than dcff was trained with"):
+        h.finish("channels=90%")
+    assert h.finish("channels=40%").plan.widths < tuple(h.widths)
+
+
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [sys.executable, *launch, fused.__file__, str(tmp_path / "two")]

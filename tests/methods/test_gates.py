@@ -377,6 +377,9 @@ def test_what_cannot_work_is_refused() -> None:
         Gates().attach(Residual(), EXAMPLE)
     with pytest.raises(TargetError, match="leave blocks= out of their target"):
         Gates().attach(Residual(), EXAMPLE, "macs=50%,blocks=-1")
+    for target in ("macs=50%,blocks=-1", "blocks=-1", "macs=50%,blocks=auto"):
+        with pytest.raises(TargetError, match="leave blocks= out of their target"):
+            Gates().attach(Residual(), EXAMPLE, "macs=60%", 2).finish(target)
     for settings, text in (
         ({"mix": 3}, "gates: mix=3 is not 1, 2, or 0 for the plain sum"),
         ({"init": 0.5}, "gates: init=0.5 is not above 0.5"),

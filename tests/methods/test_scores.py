@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from prunus.errors import InputError, ModelError, UnknownName
-from prunus.methods import METHODS, Magnitude, Random, Slimming, Uniform, method_of
+from prunus.methods import METHODS, Magnitude, Random, Slimming, Taylor, Uniform, method_of
 from prunus.methods import score as score_module
 
 EXAMPLE = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -237,6 +239,40 @@ def test_a_method_of_ones_own() -> None:
     model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
     small = prunus.prune(model, EXAMPLE, "channels=50%", Backwards())  # type: ignore[arg-type]
     assert small.plan.kept == ((0, 1, 2, 3),)
+
+
+def scoring(found: Any) -> Any:
+    return SimpleNamespace(scope=None, score=lambda model, coupling, *, seed=0: found)
+
+
+def test_scores_in_any_dtype_and_what_is_no_score() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    half = (torch.arange(8, dtype=torch.bfloat16),)
+    assert prunus.prune(model, EXAMPLE, "channels=50%", scoring(half)).plan.kept == ((4, 5, 6, 7),)
+    for wrong in (None, {"stem": half[0]}, ["a"]):
+        with pytest.raises(InputError, match="score returns the scores of every group"):
+            prunus.prune(model, EXAMPLE, "channels=50%", scoring(wrong))
+    asks = scoring(half)
+    asks.needs = "data"
+    with pytest.raises(InputError, match=r"needs is a set of names, such as {'data'}"):
+        prunus.prune(model, EXAMPLE, "channels=50%", asks)
+
+
+def test_a_loader_that_draws_from_a_generator_of_its_own_draws_the_same() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1), nn.Flatten(), nn.Linear(16, 3))
+    held = TensorDataset(torch.randn(32, 2, 4, 4), torch.arange(32) % 3)
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(held, 4, shuffle=True, generator=generator)
+    state = generator.get_state()
+    kept = [
+        prunus.prune(
+            model, torch.zeros(1, 2, 4, 4), "channels=50%", Taylor(batches=1), data=loader, seed=seed
+        ).plan.kept
+        for seed in (0, 0, 1, 2, 3)
+    ]
+    assert torch.equal(generator.get_state(), state)
+    assert kept[0] == kept[1] and len(set(kept)) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -30,6 +30,22 @@ def by_widths(value: Callable[[int, int], float]) -> Callable[[nn.Module], float
     return lambda net: value(net[0].out_channels, net[2].out_channels)  # type: ignore[index, arg-type]
 
 
+def test_what_evaluate_does_to_a_network_stays_with_that_network() -> None:
+    def trains(net: nn.Module) -> float:
+        net(EXAMPLE).square().mean().backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.zero_()
+        return 0.0
+
+    model = chain()
+    before = [p.detach().clone() for p in model.parameters()]
+    prunus.sensitivity(model, EXAMPLE, trains, rates=(0.5,))
+    prunus.prune(model, EXAMPLE, "macs=50%", "sensitivity", evaluate=trains)
+    for parameter, was in zip(model.parameters(), before, strict=True):
+        assert parameter.grad is None and torch.equal(parameter, was)
+
+
 def test_one_group_at_a_time_all_others_whole() -> None:
     seen: list[tuple[int, int]] = []
 

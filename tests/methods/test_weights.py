@@ -179,6 +179,20 @@ def test_tied_weights_count_once_and_parametrised_ones_stay_whole() -> None:
     assert list(considered(Tied())) == ["a.weight"]
 
 
+def test_a_looser_target_at_the_end_brings_nothing_back() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4))
+    model(torch.zeros(1, 3, 8, 8))
+    h = Weights().attach(model, torch.zeros(1, 3, 8, 8), "weights=30%", 1)
+    h.epoch_start(0)
+    small = h.finish("weights=60%")
+    left = sum(int(w.count_nonzero()) for name, w in small.model.named_parameters() if name in small.masks)
+    total = sum(mask.numel() for mask in small.masks.values())
+    assert left == round(0.3 * total)
+    assert any(
+        note.startswith(f"{left} weights are left of {int(0.6 * total)} that the target") for note in small.notes
+    )
+
+
 def test_pinned_weights_stay_whole() -> None:
     model = net()
     for pin in ("5", "5.*", model[5], "5.weight"):

@@ -15,7 +15,8 @@ Nothing is patched: the model is read, never changed, before `finish`, and that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,13 @@ from ..asked import names, the_model, the_target
 from ..cutting import cut, trace, within
 from ..errors import CheckpointError, InputError, TargetError
 from ..graph.assemble import nothing
+from ..graph.coupling import Coupling
 from ..result import Pruned
+from ..state import outside_inference
 from ..target import Target
 from .batches import device_of, moved
 from .blocks import with_blocks
+from .computed import computing
 from .score import Given, Method, label, scores_of, tensors_of
 
 __all__ = ["Attached"]
@@ -54,6 +58,19 @@ def not_begun(method: object) -> InputError:
     return InputError(f"{label(method)}: a step came before epoch_start(e); call it at the beginning of every epoch")
 
 
+def reasoned(coupling: Coupling, whole: Iterable[str], asked: Sequence[str | nn.Module]) -> Coupling:
+    """With the reason why layers of computed weights stay: what a method zeroes in the tensors that such a weight is
+    computed from is no zero in the weight, and may be 0/0."""
+    under = tuple(f"{path}." if path else "" for path in whole)
+    if not under or asked:
+        return coupling
+    found = [replace(p, reason=COMPUTED) if p.name.startswith(under) else p for p in coupling.pinned]
+    return replace(coupling, pinned=tuple(found))
+
+
+COMPUTED = "its weight is computed from others (a weight or spectral norm), which masks in a training do not follow"
+
+
 class Attached:
     """A method at work on a model. The base adds nothing to a training; a method overrides what it needs.
 
@@ -76,9 +93,12 @@ class Attached:
         self.method, self.model, self.example = method, the_model(model), example
         self.target = None if target is None else the_target(target, None, None, ())
         self.epochs, self.seed = epochs, seed
-        self.coupling = trace(self.model, example, pin=names(pin))
+        whole = dict(computing(self.model))
+        self.coupling = reasoned(trace(self.model, example, pin=[*names(pin), *whole.values()]), whole, names(pin))
         if not self.coupling.groups:
             raise nothing(self.coupling)
+        wanted = {member.tensor for group in self.coupling.groups for member in group.members}
+        self.met = {name: p for name, p in self.model.named_parameters() if name in wanted}
         if self.target is not None and self.target.blocks == 0:  # one that nothing can meet is refused before training
             within(self.coupling, [np.zeros(w) for w in self.coupling.widths], self.target, scope=method.scope)
 
@@ -89,6 +109,17 @@ class Attached:
 
     def epoch_start(self, e: int) -> None:
         """Before epoch e, counted from 0."""
+        self.check_tensors()
+
+    def check_tensors(self) -> None:
+        """The model has the parameters that it had. Raises InputError where others took their place."""
+        now = dict(self.model.named_parameters())
+        for name, parameter in self.met.items():
+            if now.get(name) is not parameter:
+                raise InputError(
+                    f"{name} is another parameter than when {label(self.method)} was attached, as after "
+                    "load_state_dict(..., assign=True); attach after that"
+                )
 
     def penalty(self) -> Tensor:
         """A scalar to add to the loss of a step."""
@@ -111,6 +142,7 @@ class Attached:
         if missing := sorted(self.state_dict().keys() - state.keys()):
             raise CheckpointError(f"the state of {label(self.method)} lacks {', '.join(missing)}")
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Score the weights as they are now, and cut a copy to the target of this call, or else of `attach`.
 
@@ -126,7 +158,8 @@ class Attached:
         return cut(self.model, example, self.coupling, kept, drop=drop, check=check, goal=goal, notes=notes)
 
     def ready(self) -> Any:
-        """The example, where the model is now. Raises ModelError where the training left values that are not finite."""
+        """The example, where the model is now. Raises InputError as `check_tensors` does."""
+        self.check_tensors()
         return moved(self.example, device_of(the_model(self.model)))
 
     def entries(self, role: str) -> list[tuple[Tensor, Tensor]]:

@@ -29,6 +29,7 @@ from ..cutting import cut, remarks, within
 from ..errors import CheckpointError, InputError, TargetError
 from ..result import Pruned
 from ..select import Ints, followed, removal_order
+from ..state import outside_inference
 from ..target import Target
 from ..widths import Rates, from_rates
 from .attach import Attached, not_begun
@@ -98,7 +99,10 @@ class Fusing(Attached):
 
     def epoch_start(self, e: int) -> None:
         """Choose P and what is kept, and fuse; nothing for an epoch that has begun already."""
-        if e == self.epoch or self.over:
+        self.check_tensors()
+        if self.over:
+            raise finished()
+        if e == self.epoch:
             return
         assert self.epochs is not None
         t = self.method.at(e, self.epochs)
@@ -113,7 +117,9 @@ class Fusing(Attached):
     @torch.no_grad()
     def after_step(self) -> None:
         """Where no held optimizer made the step, note what it changed; and fuse anew."""
-        if self.kept is None and not self.over:
+        if self.over:
+            raise finished()
+        if self.kept is None:
             raise not_begun(self.method)
         self._note(not self.stepped)
         self.stepped = False
@@ -255,15 +261,25 @@ class Fusing(Attached):
         self.places.keep(self.kept)
         self._write()
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
-        """Cut a copy to what is kept; to another target than that of `attach` by the scores of the fused filters."""
+        """Cut a copy to what is kept; to another target than that of `attach` by the scores of the fused filters. Its
+        training is over then. Raises TargetError for one that would keep filters that are zero by now."""
         goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
         self.settle()
         if goal != self.target:
-            return super().finish(goal, check=check)
+            small = super().finish(goal, check=check)
+            if any(len(ids) > width for ids, width in zip(small.plan.kept, self.widths, strict=True)):
+                raise TargetError(f"{goal} leaves more filters than dcff was trained with; the others are zero")
+            return small
         assert self.kept is not None
         notes = self.notes if goal is None else remarks(self.coupling, goal, list(self.widths), ())
         return told(cut(self.model, example, self.coupling, self.kept, check=check, goal=goal, notes=notes))
+
+
+def finished() -> InputError:
+    """A training goes on after its end."""
+    return InputError("dcff: finish() and settle() end its training, with zeros where nothing is kept; attach anew")
 
 
 def ranks(score: Floats, before: Ints) -> Floats:

@@ -123,10 +123,16 @@ class Gates:
 
         if target is None:
             raise TargetError("gates train towards a budget; attach them with target='macs=50%'")
-        goal = the_target(target, None, None, ())
-        if goal is not None and goal.blocks:
-            raise TargetError("gates shut channels, and drop no blocks; leave blocks= out of their target")
+        gates_alone(target)
         return Gating(self, model, example, target, epochs, pin=pin, seed=seed)
+
+
+def gates_alone(target: str | Target) -> Target | None:
+    """A target of channels. Raises TargetError for one of blocks."""
+    goal = the_target(target, None, None, ())
+    if goal is not None and goal.blocks:
+        raise TargetError("gates shut channels, and drop no blocks; leave blocks= out of their target")
+    return goal
 
 
 def extracted(

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..asked import the_target
 from ..cutting import cut, remarks
 from ..errors import CheckpointError, InputError
 from ..graph.coupling import Group
 from ..result import Pruned
+from ..state import outside_inference
 from ..target import Target
 from .attach import Attached, used_up
 from .budget import Budget, mixed
-from .gates import Ints, extracted, held
+from .gates import Ints, extracted, gates_alone, held
 from .nuclear import layers_of, resistance
 from .reads import Reads
 
@@ -86,6 +86,7 @@ class Gating(Attached):
 
     def epoch_start(self, e: int) -> None:
         """Freeze at S_max."""
+        self.check_tensors()
         if self.freezes is not None and e >= self.freezes:
             self.freeze()
 
@@ -168,9 +169,11 @@ class Gating(Attached):
         self.freeze()
         self.reads.release()
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
-        """Cut a copy to the open gates, or, for another target than that of `attach`, to what w says of it."""
-        goal, example = self.target if target is None else the_target(target, None, None, ()), self.ready()
+        """Cut a copy to the open gates, or, for another target than that of `attach`, to what w says of it. The gates
+        are frozen from then on. Raises TargetError for a target with blocks."""
+        goal, example = self.target if target is None else gates_alone(target), self.ready()
         assert goal is not None
         self._check_moved()
         self.reads.hold()

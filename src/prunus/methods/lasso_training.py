@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from ..costs import cost
 from ..cutting import cut
 from ..errors import InputError, ModelError, TargetError
 from ..result import Pruned
+from ..state import copied, outside_inference
 from ..target import Target
 from .attach import Attached, used_up
 from .lasso import CHANNELS, FILTERS, Groups, group_l2, group_lasso, of_blocks, of_channels, of_shapes, shrink_, squares
@@ -72,6 +72,7 @@ class Training(Attached):
         return [{"params": [self.probe], "weight_decay": 0.0, **rate}] if self.method.solver == "proximal" else []
 
     def epoch_start(self, e: int) -> None:
+        self.check_tensors()
         self._check_probe()
         if self.trained != self._trained():  # frozen or unfrozen since
             self.groups, self.trained = [g for g in self._groups() if g.parts], self._trained()
@@ -111,6 +112,7 @@ class Training(Attached):
         self.steps += 1
         self.probe.zero_()
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """See `Attached.finish`; blocks=-N in the target drops the N residual branches of the lowest scores.
 
@@ -126,7 +128,7 @@ class Training(Attached):
         return super().finish(target, check=check)
 
     def _columns(self, check: bool) -> Pruned:
-        example, net = self.ready(), copy.deepcopy(self.model)
+        example, net = self.ready(), copied(self.model)
         groups = of_shapes(net)
         empty = columns = 0
         with torch.no_grad():

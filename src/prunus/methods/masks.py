@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from ..errors import InputError, ModelError, TargetError, UnknownName
+from .computed import hooks
 
 __all__ = ["INCLUDE", "Masks", "considered", "from_zeros", "per_layer", "strongest", "write_"]
 
@@ -36,14 +37,18 @@ def considered(
 
     Weights: floating-point parameters of a layer, or of at least two axes longer than 1, that no norm owns. include
     adds "biases" (all other parameters of layers) and "norms". pin: modules, or names or globs of modules or tensors,
-    that stay whole. A parametrised weight stays whole too: zeros in its originals need not be zeros in it.
+    that stay whole. A weight that is computed stays whole too (a parametrisation, a weight or spectral norm): zeros in
+    its originals need not be zeros in it.
 
     Raises UnknownName for what names nothing, ModelError where nothing is left.
     """
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for path, owner in model.named_modules():
+        computed = {f"{hook.name}_{end}" for hook in hooks(owner) for end in ("g", "v", "orig")}
         for name, p in owner.named_parameters(recurse=False):
+            if name in computed:
+                continue
             if id(p) not in seen and _kind(owner, p) in ("weights", *include):
                 found[f"{path}.{name}" if path else name] = p
             seen.add(id(p))

@@ -21,6 +21,7 @@ from ..select import Costs
 from ..state import as_found, same_draws
 from ..target import Target
 from .batches import Feed, Loss, checked_data, cross_entropy, is_pair
+from .computed import spelled_out
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -107,7 +108,10 @@ def label(method: Any) -> str:
 
 def needs_of(method: Any) -> frozenset[str]:
     """What the method wants beside the weights. Raises InputError for a wish that nothing here fulfils."""
-    needs = frozenset(getattr(method, "needs", ()))
+    needs = getattr(method, "needs", ())
+    if isinstance(needs, str):
+        raise InputError(f"{label(method)}: needs is a set of names, such as {{{needs!r}}}, not {needs!r}")
+    needs = frozenset(needs)
     if not needs <= NEEDS.keys():
         raise InputError(f"{label(method)} needs {', '.join(sorted(needs - NEEDS.keys()))}; known: {', '.join(NEEDS)}")
     return needs
@@ -138,12 +142,27 @@ def check_given(method: Any, given: Given, model: nn.Module) -> None:
         if name in needs and name != "loss" and getattr(given, name) is None:
             raise InputError(f"{label(method)} needs {name}=: {what}")
     if "loss" in needs and given.loss is None and given.data is not None:
-        with same_draws(model):
+        with same_draws(model), drawn_from(given.data, 0):
             first = next(iter(given.data), None)
         if first is None:
             raise DataError("data gives no batch")
         if not is_pair(first):
             raise InputError(f"{label(method)} needs loss=: {NEEDS['loss']}; the batches are no pairs (x, y)")
+
+
+@contextmanager
+def drawn_from(data: Any, seed: int) -> Iterator[None]:
+    """Generators that a loader or its samplers have of their own start from the seed, and are put back."""
+    holders = [data, getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)]
+    held = {id(g): g for one in holders if isinstance(g := getattr(one, "generator", None), torch.Generator)}
+    states = [(g, g.get_state()) for g in held.values()]
+    for generator, _ in states:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 @contextmanager
@@ -161,7 +180,7 @@ def supplied(method: Any, model: nn.Module, seed: int, given: Given) -> Iterator
         "example": given.example,
         "scope": given.scope,
     }
-    with as_found(model):
+    with as_found(model), drawn_from(given.data, seed):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
@@ -171,16 +190,26 @@ def supplied(method: Any, model: nn.Module, seed: int, given: Given) -> Iterator
 def scores_of(
     method: Method, model: nn.Module, coupling: Coupling, seed: int, given: Given | None = None
 ) -> tuple[Floats, ...]:
-    """What a method says, as float64 arrays. Raises InputError for a seed below 0, and where `given` lacks a need."""
+    """What a method says, as float64 arrays. Raises InputError for a seed below 0, where `given` lacks a need, and for
+    scores that are no numbers."""
+    if "evaluate" not in needs_of(method):  # what measures cut networks cuts the user's own
+        model, coupling = spelled_out(model, coupling)
     with supplied(method, model, seed, given or Given()) as wishes:
         found = method.score(model, coupling, seed=seed, **wishes)
-    return tuple(np.asarray(s.detach().cpu() if isinstance(s, Tensor) else s, np.float64) for s in found)
+    try:
+        return tuple(np.asarray(s.detach().double().cpu() if isinstance(s, Tensor) else s, np.float64) for s in found)
+    except (TypeError, ValueError):
+        what = "the scores of every group, an array of numbers for each"
+        raise InputError(f"{label(method)}: score returns {what}, not {found!r:.60}") from None
 
 
 def found_by(
     method: Search, model: nn.Module, coupling: Coupling, goal: Target, seed: int, given: Given
 ) -> tuple[Ints, ...]:
-    """What a search keeps, int64 and ascending. Raises InputError as `scores_of` does, TargetError over the budget."""
+    """What a search keeps, int64 and ascending. Raises InputError as `scores_of` does, and for a scope, which a search
+    has none of; TargetError over the budget."""
+    if (scope := getattr(method, "scope", None)) is not None:
+        raise InputError(f"{label(method)} looks for channels and ranks none: scope={scope!r} says nothing to it")
     with supplied(method, model, seed, given) as wishes:
         kept = method.search(model, coupling, goal, seed=seed, **wishes)
     found = tuple(np.sort(np.asarray(ids, np.int64)) for ids in kept)

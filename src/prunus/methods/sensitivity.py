@@ -34,7 +34,7 @@ from ..graph.assemble import nothing
 from ..graph.coupling import Coupling
 from ..plan import plan_for
 from ..select import Costs, followed, to_widths
-from ..state import as_found
+from ..state import as_found, copied
 from ..surgery import apply
 from .score import NEEDS, Floats, Given, Method, Search, base_of, label, scores_of, searches, worth
 
@@ -109,7 +109,7 @@ def curves(
             raise InputError(f"evaluate gave {found}, which is no finite number")
         return found
 
-    dense = value(model)
+    dense = value(copied(model))  # it may train what it is given
     found = []
     known: dict[tuple[int, ...], float] = {}
     for g, group in enumerate(coupling.groups):

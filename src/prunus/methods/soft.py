@@ -21,6 +21,7 @@ from ..errors import CheckpointError, TargetError
 from ..graph.coupling import VALUES
 from ..result import Pruned
 from ..select import Costs, Ints
+from ..state import outside_inference
 from ..target import Target
 from .attach import Attached, not_begun
 from .gating import told
@@ -58,6 +59,7 @@ class Soft(Attached):
     @torch.no_grad()
     def epoch_start(self, e: int) -> None:
         """Put masked values back, rank, and mask anew; nothing for an epoch that has begun already."""
+        self.check_tensors()
         if e == self.epoch:
             return
         assert self.target is not None
@@ -123,6 +125,7 @@ class Soft(Attached):
             raise CheckpointError("the state has masked values of another network")
         self.aside = {name: values.clone() for name, values in state["aside"].items()}
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Pruned:
         """Cut what is zero now. Where that misses the target, because it is another one or the weights left behind are
         an average or of another epoch, score and cut as `Attached.finish` does; for another target with the values that

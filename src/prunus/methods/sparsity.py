@@ -20,6 +20,7 @@ from ..plan import plan_for
 from ..result import Pruned
 from ..state import copied, unwrapped
 from ..target import Target
+from .computed import computing
 from .masks import Masks, write_
 from .patterns import holds, input_axis, largest
 
@@ -108,6 +109,8 @@ def thinned(
     after = replace(before, nonzero=weigh(small).nonzero)
     plan = plan_for(coupling, [range(group.width) for group in coupling.groups])
     source = weakref.ref(dense)
+    if whole := [path or "the model" for path, _ in computing(dense)]:
+        notes += (f"computed from other tensors, so none of their weights go: {', '.join(whole)}",)
     return Thinned(small, plan, before, after, coupling, None, goal, notes, source, masks=masks)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..asked import names, the_model
 from ..errors import InputError
+from ..state import outside_inference
 from ..target import Target
 from .attach import Attached, check_epochs, not_begun
 from .gradual import starts_of
@@ -51,6 +52,7 @@ class Thinning(Attached):
         self.target, self.epochs, self.seed = method.goal(target), epochs, seed
         self.starts = starts_of(method.rounds, method.start, method.rewind, epochs)
         self.tensors = considered(self.model, method.include, names(pin))
+        self.met = {n: p for n, p in self.tensors.items() if isinstance(p, nn.Parameter)}
         self.counts = method.counts(self.tensors, self.target)
         self.round, self.step, self.begun = 0, 0, False
         self.notes: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ class Thinning(Attached):
 
     def epoch_start(self, e: int) -> None:
         """Mask anew where a round starts, and put early weights back where that is asked for."""
+        self.check_tensors()
         self.begun = True
         due = sum(start <= e for start in self.starts)
         if due <= self.round:
@@ -113,6 +116,7 @@ class Thinning(Attached):
         if state["masks"]:
             self._hold(state["masks"])
 
+    @outside_inference
     def finish(self, target: str | Target | None = None, *, check: bool = True) -> Thinned:
         """A copy under the masks of the last round; ranked now where it has not come, or the target is another one."""
         goal, example = self.target if target is None else self.method.goal(target), self.ready()
@@ -121,6 +125,9 @@ class Thinning(Attached):
         else:
             counts, within = self.method.counts(self.tensors, goal), self.held.masks if self.held is not None else None
             masks, self.notes = self.method.masks(self.model, self.tensors, goal, counts[-1], within)
+            left = counts[-1] if within is None else sum(int((m & within[n]).sum()) for n, m in masks.items())
+            if left < counts[-1]:
+                self.notes += (f"{left} weights are left of {counts[-1]} that the target allows, as they were trained",)
         if self.held is not None:
             self.held.release()
         return thinned(self.model, example, masks, goal, self.notes)
