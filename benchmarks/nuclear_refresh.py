@@ -22,7 +22,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from options import NOT_TOLD, add_network, add_results, add_training, carried_out, parser_of, typed, whole
+from options import METHODS_PAGE, NOT_TOLD, add_network, add_results, add_training, carried_out, parser_of, typed, whole
 from pages import made_on, publish, section, seeds_of, spread
 from pretrained import NAMED, Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=6)
     add("--lr", type=float, default=0.05)
     add_training(made, compile=False)
-    add_results(made, __file__)
+    add_results(made, __file__, METHODS_PAGE)
     return made
 
 

@@ -17,6 +17,7 @@ SHARED = HERE.parent.parent / "shared"
 NOT_TOLD = ("weights", "data", "mean", "std", "device", "threads", "results", "report", "page")
 """Options that a page does not repeat: where files lie, what runs, and on what, which it tells by other words."""
 LATENCY_PAGE = "benchmarks-latency.md"
+METHODS_PAGE = "benchmarks-methods.md"
 WEIGHTS = {"resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th"}
 
 

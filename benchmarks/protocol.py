@@ -23,7 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import NOT_TOLD, add_network, add_results, add_training, carried_out, numbers, parser_of, typed, whole
+from options import (
+    METHODS_PAGE,
+    NOT_TOLD,
+    add_network,
+    add_results,
+    add_training,
+    carried_out,
+    numbers,
+    parser_of,
+    typed,
+    whole,
+)
 from pages import command, publish
 from pretrained import Start, new_statistics, sgd, start_of, told
 from protocol_rows import LONGER, Row, chosen
@@ -73,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add("--longer", type=int, default=20, help=f"epochs of the row {LONGER!r}")
     add("--lr", type=float, default=0.05)
     add_training(made, compile=False)
-    add_results(made, __file__)
+    add_results(made, __file__, METHODS_PAGE)
     return made
 
 

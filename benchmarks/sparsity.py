@@ -23,7 +23,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from options import add_network, add_results, add_training, carried_out, names, parser_of, whole
+from options import METHODS_PAGE, add_network, add_results, add_training, carried_out, names, parser_of, whole
 from pages import made_on, publish, section, seeds_of, spread
 from pretrained import NAMED, Start, sgd, start_of, told
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=6)
     add("--lr", type=float, default=0.05)
     add_training(made, compile=True)
-    add_results(made, __file__)
+    add_results(made, __file__, METHODS_PAGE)
     return made
 
 

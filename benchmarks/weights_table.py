@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import SHARED, add_results, add_training, carried_out, names, parser_of, whole
+from options import METHODS_PAGE, SHARED, add_results, add_training, carried_out, names, parser_of, whole
 from pages import made_on, publish, section
 from pretrained import limited
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add("--lr", type=float, default=3e-4, help="of Adam; the published 1e-3 is for pretrained weights")
     add("--out", type=Path, default=Path("runs") / "weights_table", help="folder of the networks")
     add_training(made, compile=False)
-    add_results(made, __file__)
+    add_results(made, __file__, METHODS_PAGE)
     return made
 
 

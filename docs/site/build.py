@@ -32,6 +32,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "Evidence": (
         "gallery",
         "benchmarks",
+        "benchmarks-methods",
         "benchmarks-latency",
         "coverage",
         "zoo",
