@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from .asked import check_example, further, names, the_model
-from .costs import cost
+from .costs import Cost, cost
 from .costs.measure import Counts, batch_of, counts
 from .errors import TargetError
 from .graph.coupling import Coupling
@@ -30,6 +30,9 @@ from .target import AUTO, Target
 __all__ = ["Kept", "counted", "cut", "in_one", "proven", "remarks", "trace", "within"]
 
 Kept = Sequence[npt.NDArray[np.int64]]
+
+SLIGHT = 1e-3
+"""Of the whole cost: what two ways of counting it may differ by."""
 
 UNEVEN = 1e-3
 """Of the example's macs: how far so many first samples may be from them. Tables that all samples share are less."""
@@ -53,7 +56,38 @@ def cut(
     known = coupling.counts if isinstance(coupling.counts, Counts) else None
     before = cost(dense, example, known=known)
     after = cost(small, example, whole=in_one(coupling), outline=outline.model if outline else None)
+    notes = recounted(goal, coupling, before, after, notes)
     return Pruned(small, plan, before, after, coupling, proof, goal, notes, weakref.ref(dense))
+
+
+class Remark(str):
+    """What the granularity allowed of a budget, by the costs that widths are chosen by."""
+
+    kind: str
+    share: float
+
+
+def recounted(
+    goal: Target | None, coupling: Coupling, before: Cost, after: Cost, notes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The notes, with another one where the cut network costs something else than what its widths were chosen by: the
+    work of ops that have no rule for it counts there as in the whole network, and code may depend on values."""
+    if goal is None or goal.latency is not None:
+        return notes
+    dense = {kind: float(v) for kind, v in Costs.of(coupling)(np.array(coupling.widths, np.int64)).items()}
+    for kind, limit in goal.limits(dense).items():
+        if kind not in ("macs", "params") or not dense[kind] or not getattr(before, kind):
+            continue
+        asked, got = limit / dense[kind], getattr(after, kind) / getattr(before, kind)
+        said = next((note for note in notes if isinstance(note, Remark) and note.kind == kind), None)
+        if got > asked + SLIGHT or (said is not None and abs(got - said.share) > SLIGHT):
+            why = "missed, since" if got > asked + SLIGHT else "since"
+            notes = (
+                *(note for note in notes if note is not said),
+                f"{kind}: {100 * got:.2f} % got, {100 * asked:.2f} % asked; {why} not all that it costs was known when "
+                "the widths were chosen",
+            )
+    return notes
 
 
 def proven(
@@ -151,7 +185,9 @@ def remarks(coupling: Coupling, goal: Target, widths: list[int], drop: tuple[str
     if not slack or min(slack.values()) <= 0.005:
         return ()
     tight = min(slack, key=lambda kind: slack[kind])
-    return (
+    found = Remark(
         f"{tight}: {100 * got[tight] / dense[tight]:.2f} % got, {100 * limits[tight] / dense[tight]:.2f} % asked; "
-        "the steps that are left are larger than the difference",
+        "the steps that are left are larger than the difference"
     )
+    found.kind, found.share = tight, got[tight] / dense[tight]
+    return (found,)

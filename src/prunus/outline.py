@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from dis import get_instructions
 from functools import lru_cache
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ def outlined(model: nn.Module, example: Any, known: nn.Module | None = None) -> 
         return None
     if known is not None:
         return Outline(known, tree_map(without_values, example))
-    if any(isinstance(module, torch.jit.ScriptModule) for _, module in modules_of(model)):
+    kinds: list[Any] = [type(module) for _, module in modules_of(model)]
+    if any(issubclass(kind, torch.jit.ScriptModule) or caches(kind) for kind in kinds):
         return None
     held = (t for _, module in modules_of(model) for t in vars(module).values() if isinstance(t, Tensor))
     try:
@@ -47,6 +50,26 @@ def outlined(model: nn.Module, example: Any, known: nn.Module | None = None) -> 
         return Outline(copied(model, memo), tree_map(without_values, example))
     except Exception:  # whatever a user's module raises: then there is no outline of it
         return None
+
+
+@lru_cache(maxsize=1024)
+def caches(kind: type) -> bool:
+    """Whether the code of a module, or a function that it names, writes to a dictionary of a Python module: tensors
+    without values would stay there, and meet those of the model's next run."""
+    own = [(name, v) for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, FunctionType)]
+    queue = [v for name, v in own if name != "__init__" and not v.__module__.startswith("torch.")]
+    seen: set[CodeType] = set()
+    while queue:
+        function = queue.pop()
+        code, known = function.__code__, function.__globals__
+        if code in seen:
+            continue
+        seen.add(code)
+        named = [known[name] for name in code.co_names if name in known]
+        if any(isinstance(v, dict) for v in named) and any(i.opname == "STORE_SUBSCR" for i in get_instructions(code)):
+            return True
+        queue += [v for v in named if isinstance(v, FunctionType) and not v.__module__.startswith("torch.")]
+    return False
 
 
 def hollow(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ import gc
 import inspect
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -255,8 +255,10 @@ def as_found(model: nn.Module, *, values: bool = True) -> Iterator[None]:
     modules = [module for _, module in modules_of(model)]
     modes = [(module, module.training) for module in modules]
     kept = [held_by(module) for module in modules]
+    stores = [(store, store.copy()) for module in modules for store in stores_of(module)]
     buffers = [(owner, dict(owner._buffers)) for owner in modules if owner._buffers]
-    saved = [(t, t.detach().clone(), t._version) for t in (model.buffers() if values else ()) if not t.is_inference()]
+    written = (*model.buffers(), *renormed(modules)) if values else ()
+    saved = [(t, t.detach().clone(), t._version) for t in written if not t.is_inference()]
     try:
         with same_draws(model):
             yield
@@ -267,6 +269,10 @@ def as_found(model: nn.Module, *, values: bool = True) -> Iterator[None]:
             for name in [name for name, value in held_by(module).items() if held.get(name) is not value]:
                 del vars(module)[name]
             vars(module).update(held)
+        for store, had in stores:
+            if len(store) != len(had) or any(a is not b for a, b in zip(items(store), items(had), strict=True)):
+                store.clear()
+                (store.update if isinstance(store, dict) else store.extend)(had)
         for owner, found in buffers:
             owner._buffers.clear()
             owner._buffers.update(found)
@@ -275,6 +281,22 @@ def as_found(model: nn.Module, *, values: bool = True) -> Iterator[None]:
                 # Batch norm writes its statistics without a new version.
                 if tensor._version != version or not (tensor.is_meta or torch.equal(tensor, value)):
                     tensor.copy_(value)
+
+
+def stores_of(module: nn.Module) -> list[Any]:
+    """Dictionaries and lists that a module keeps, as a cache of what a forward computed."""
+    return [v for name, v in vars(module).items() if type(v) in (dict, OrderedDict, list) and not name.startswith("_")]
+
+
+def items(store: Any) -> Iterable[Any]:
+    return store.values() if isinstance(store, dict) else store
+
+
+def renormed(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Parameters that a forward writes to: those of embeddings with a largest norm."""
+    for module in modules:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            yield module.weight
 
 
 def held_by(module: nn.Module) -> dict[str, Tensor]:

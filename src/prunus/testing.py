@@ -21,11 +21,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter
 
 from .api import prune
 from .asked import further, names, the_target
 from .errors import PrunusError
+from .graph.forward import outputs
 from .methods import Method
 from .plan import Plan
 from .result import Pruned
@@ -190,7 +190,7 @@ def _trained(small: nn.Module, example: Any) -> list[str]:
         parameter.requires_grad_(True)
     try:
         with uncheckpointed():
-            made = [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor) and t.requires_grad]
+            made = [t for t in outputs(call_model(net, fresh(example))) if t.requires_grad]
         torch.stack([t.float().square().mean() for t in made]).sum().backward()
     except RuntimeError as error:
         return [f"trainable: {str(error).splitlines()[0]}"]
@@ -202,7 +202,7 @@ def _outputs(net: nn.Module, example: Any) -> list[Tensor]:
     net = copied(net).eval()
     with torch.no_grad(), torch.random.fork_rng(), uncheckpointed():
         torch.manual_seed(0)
-        return [t for t in tree_iter(call_model(net, fresh(example))) if isinstance(t, Tensor)]
+        return list(outputs(call_model(net, fresh(example))))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -74,10 +74,6 @@ STUCK: dict[str, Stuck] = {
         between(lambda y: torch.cat([torch.zeros(len(y), 12, 0, y.shape[3], dtype=y.dtype), y], 2)),
         {"a": 8}, "b outputs", 12, "it meets an empty tensor",
     ),
-    "matrix times vector": Stuck(
-        between(lambda y: torch.mv(pool(y), torch.ones(12))[:, None, None, None].expand(-1, 12, 1, 1)),
-        {"a": 8}, "b outputs", 12, "no rule for", "mv",
-    ),
     "local response norm": Stuck(
         between(lambda y: F.local_response_norm(y, 3)), {"a": 8}, "b outputs", 12, "order of channels matters"
     ),

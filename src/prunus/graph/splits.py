@@ -6,9 +6,12 @@ heads shows where a matrix product is batched along it. The choice is made for e
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +30,7 @@ OF_HEADS = re.compile(r"(^|_)(num|n)_?(\w+_)?(heads?|groups)$|heads$|^(n_?)?[hH]
 OF_WIDTH = re.compile(
     r"dim|width|channel|embd|embed|feature|hidden|inner|planes|d_model|size|head_|^d_?([hkqv]|head)$|^(h_?)?[dD]$"
 )
-OF_PLACES = re.compile(r"window|patch|image|img|grid|seq|token|max_|vocab|stride|kernel")
+OF_PLACES = re.compile(r"window|patch|image|img|grid|seq|token|max_|vocab|stride|kernel|block|chunk|context|crop|batch")
 
 
 @dataclass(frozen=True)
@@ -289,7 +292,8 @@ def sizes_of(call: Call, out: Tensor) -> list[Any]:
 
 
 def written(call: Call, after: Tensor) -> None:
-    """A view in which a width is given as a number, and an attribute of the module is that number: it follows."""
+    """A view in which a width is given as a number. Where an attribute of the module is that number, and none of its
+    code reads it, it tells others of the width, and follows; one that is read is `said`, or means something else."""
     if isinstance(call.book, Check) or kind_of(call) in call.tracer.splits.choices:  # there `stated` knows more
         return
     given = {v for v in tree_iter((call.args[1:], call.kwargs)) if isinstance(v, int)}
@@ -300,9 +304,28 @@ def written(call: Call, after: Tensor) -> None:
         call.book.spoken.append(vector(after, axis).clone())  # a view would keep the plane
         if sizes and said(call, sizes[axis], vector(after, axis)):
             continue
-        for name in numbers(call, after.shape[axis]):
-            if is_width(name):
-                call.book.count("attribute", call.path, 0, name, vector(after, axis))
+        kind: Any = type(call.module)
+        told = [name for name in numbers(call, after.shape[axis]) if is_width(name)]
+        of_another = getattr(sizes[axis], "name", None) if sizes else None  # the same number, out of a shared cache
+        if len(told) == 1 and (told[0] not in read_by(kind) or told[0] == of_another):
+            call.book.count("attribute", call.path, 0, told[0], vector(after, axis))
+
+
+@lru_cache(maxsize=1024)
+def read_by(kind: type) -> frozenset[str]:
+    """The names that the code of a class reads, but for that which makes its modules."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch."):
+            continue
+        for name, value in vars(base).items():
+            code = getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+            stack = [code] if isinstance(code, CodeType) and name != "__init__" else []
+            while stack:
+                one = stack.pop()
+                found.update(one.co_names)
+                stack += [c for c in one.co_consts if isinstance(c, CodeType)]
+    return frozenset(found)
 
 
 def made_by(call: Call, out: Tensor, weight: Tensor, bias: Tensor | None, axis: int, read: Tensor) -> None:

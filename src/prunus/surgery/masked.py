@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_iter, tree_map
 
 from ..graph.coupling import VALUES
 from ..graph.labels import Check, varying
@@ -57,9 +57,25 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
             return args[0].double()
         args = tuple(raised(a) for a in args)
         kwargs = {k: raised(v) for k, v in kwargs.items()}
-    if call is F.batch_norm and args:
-        return normed(*args, **kwargs)
-    return call(*args, **kwargs)
+    made = normed if call is F.batch_norm and args else call
+    try:
+        return made(*args, **kwargs)
+    except RuntimeError:  # a constant of the code, or a plain attribute, in the model's own dtype
+        lifted = tree_map(widened, (args, kwargs)) if double and mixed((args, kwargs)) else None
+        if lifted is None:
+            raise
+        return made(*lifted[0], **lifted[1])
+
+
+def mixed(values: Any) -> bool:
+    """Whether floating tensors are in double precision and below it."""
+    kinds = {t.dtype for t in tree_iter(values) if isinstance(t, Tensor) and t.dtype.is_floating_point}
+    return torch.float64 in kinds and bool(kinds & LOW)
+
+
+def widened(value: Any) -> Any:
+    """A tensor below double precision in double precision."""
+    return value.double() if isinstance(value, Tensor) and value.dtype in LOW else value
 
 
 def normed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -163,14 +163,16 @@ def near(coupling: Coupling, where: str | None) -> Sequence[int]:
 
 
 def guilty(traced: Traced, coupling: Coupling, example: Any, found: Trouble) -> Sequence[int]:
-    """Of the groups that a trial blames, those that make trouble when they alone are cut; all where none does."""
+    """Of the groups that a trial blames, those that make trouble when they alone are cut. Where none does, others are
+    tried: an op may fail for what an unknown op before it read. All that were blamed, where none is found."""
     blamed = found.groups or near(coupling, found.where)
-    if not 1 < len(blamed) <= SUSPECTS:
-        return blamed
     channels = traced.channels(coupling)
-    alone = [unit for unit in units(coupling) if unit & {*blamed}]
-    alone = [unit for unit in alone if cut_trial(traced, coupling, channels, example, unit)]
-    return sorted({g for unit in alone for g in unit}) or blamed
+    for suspects in (blamed, range(len(coupling.groups))):
+        alone = [unit for unit in units(coupling) if unit & {*suspects}] if len(suspects) <= SUSPECTS else []
+        alone = [unit for unit in alone if cut_trial(traced, coupling, channels, example, unit)]
+        if alone:
+            return sorted({g for unit in alone for g in unit})
+    return blamed
 
 
 def units(coupling: Coupling) -> list[frozenset[int]]:

@@ -279,9 +279,11 @@ def padded(call: Call, out: Tensor) -> list[Tensor]:
 def set_item(call: Call, out: Any) -> Any:
     """`x[part] = value`: what is written goes together with what it overwrites."""
     target, part, value = call.args
+    label = call.label(target)
     if not isinstance(value, Tensor):
+        overwritten(call, target, part)
         return []
-    label, given = call.label(target), call.label(value)
+    given = call.label(value)
     if any(isinstance(t, Tensor) for t in tree_iter(part)):
         for plane in (*label.planes, *given.planes):
             call.book.pin(plane, "it is written at computed places")
@@ -294,6 +296,22 @@ def set_item(call: Call, out: Any) -> Any:
         call, shape, [(target[part], mine), (value, [spread(p, shape) for p in given.planes if p.dim() <= len(shape)])]
     )
     return []
+
+
+def overwritten(call: Call, target: Tensor, part: Any) -> None:
+    """`x[part] = 0`: a number goes to a part of a channel axis, or to places that are computed."""
+    places = part if isinstance(part, tuple) else (part,)
+    computed: set[int] = set()
+    for axis, place in enumerate(places):
+        if isinstance(place, Tensor) and not (place.dtype == torch.bool and place.shape == target.shape):
+            computed |= set(range(axis, axis + (place.dim() if place.dtype == torch.bool else 1)))
+    for plane in call.label(target).planes:
+        if computed & set(varying(plane)):
+            call.book.pin(plane, "it is written at computed places")
+        elif not any(isinstance(t, Tensor) for t in tree_iter(part)):
+            had, taken = (torch.unique(spelled(p)).numel() for p in (plane, compress(plane[part])))
+            if taken < had:
+                call.book.pin(plane, FIXED_PLACE)
 
 
 set_item.statement = True  # type: ignore[attr-defined]

@@ -155,6 +155,8 @@ def embedding(call: Call, out: Tensor) -> list[Tensor]:
     """`F.embedding`, `F.embedding_bag`: rows are looked up, columns are channels."""
     weight = call.get(1, "weight")
     made = call.tracer.axis(weight, 1, "out")
+    if call.get(3, "max_norm") is not None:
+        call.book.pin(made, "its rows are held to a largest norm")
     if belongs(call, weight, (nn.Embedding, nn.EmbeddingBag)):
         call.book.count("attribute", call.path, 0, "embedding_dim", made)
     return [along(made, out.dim() - 1, out.shape)]

@@ -148,6 +148,8 @@ def reduction(call: Call, out: Any) -> Any:
     if found is None:
         return elementwise(call, out)
     dims, _ = found
+    if call.func.__name__ in DEVIATIONS and call.kwargs.get("correction", 1) and call.kwargs.get("unbiased", True):
+        deviates(call, x, dims)
     results = [t for t in tree_iter(out) if isinstance(t, Tensor)]
     planes, places = [], Places()
     for plane in call.label(x).planes:
@@ -164,6 +166,16 @@ def reduction(call: Call, out: Any) -> Any:
     return planes if isinstance(out, Tensor) else [planes, *(places or planes for _ in results[1:])]
 
 
+def deviates(call: Call, x: Tensor, dims: Sequence[int]) -> None:
+    """A deviation from the mean of a sample takes two values; where channels alone are reduced, two channels."""
+    for plane in call.label(x).planes:
+        axes = set(varying(plane)) & set(dims)
+        if axes and all(d in axes or x.shape[d] == 1 for d in dims):
+            line = plane[tuple(slice(None) if d in axes else 0 for d in range(plane.dim()))].reshape(-1)
+            if bool((line >= 0).all()):
+                call.book.at_least(line, 2)
+
+
 def numbered(call: Call, out: Tensor) -> list[Tensor]:
     """`argmax`, `argmin`: the result is the number of an entry; channels along the axis stay."""
     x, dim = call.get(0, "input"), call.get(1, "dim")
@@ -174,6 +186,7 @@ def numbered(call: Call, out: Tensor) -> list[Tensor]:
     return []
 
 
+DEVIATIONS = {"std", "var", "std_mean", "var_mean"}
 WITH_KEEPDIM = {"mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "prod", "norm", "any", "all"}
 
 
