@@ -7,6 +7,7 @@ raises. Integers and booleans of the model keep their values, since they index.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from dis import get_instructions
@@ -54,22 +55,37 @@ def outlined(model: nn.Module, example: Any, known: nn.Module | None = None) -> 
 
 @lru_cache(maxsize=1024)
 def caches(kind: type) -> bool:
-    """Whether the code of a module, or a function that it names, writes to a dictionary of a Python module: tensors
+    """Whether the forward of a module, or what that calls by name, writes to a dictionary of a Python module: tensors
     without values would stay there, and meet those of the model's next run."""
-    own = [(name, v) for base in kind.__mro__ for name, v in vars(base).items() if isinstance(v, FunctionType)]
-    queue = [v for name, v in own if name != "__init__" and not v.__module__.startswith("torch.")]
-    seen: set[CodeType] = set()
+    queue, seen = [kind.forward], set[CodeType]()  # type: ignore[attr-defined]
     while queue:
         function = queue.pop()
+        if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch."):
+            continue
+        function = inspect.unwrap(function)
         code, known = function.__code__, function.__globals__
         if code in seen:
             continue
         seen.add(code)
-        named = [known[name] for name in code.co_names if name in known]
-        if any(isinstance(v, dict) for v in named) and any(i.opname == "STORE_SUBSCR" for i in get_instructions(code)):
+        if any(isinstance(known.get(name), dict) for name in stored_in(code)):
             return True
-        queue += [v for v in named if isinstance(v, FunctionType) and not v.__module__.startswith("torch.")]
+        queue += [known[name] if name in known else getattr(kind, name, None) for name in code.co_names]
     return False
+
+
+def stored_in(code: CodeType) -> set[str]:
+    """Globals to which a function writes an item: nothing is stored or dropped between its load and the write."""
+    found: set[str] = set()
+    held: list[str] = []
+    for step in get_instructions(code):
+        if step.opname == "LOAD_GLOBAL":
+            held.append(str(step.argval))
+        elif step.opname == "STORE_SUBSCR":
+            found.update(held)
+            held = []
+        elif step.opname.startswith(("STORE_", "POP_TOP", "RETURN", "POP_JUMP")):
+            held = []
+    return found
 
 
 def hollow(tensor: Tensor) -> bool:
