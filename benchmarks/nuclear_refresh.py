@@ -31,16 +31,19 @@ from prunus.engine.config import Fit
 from prunus.methods import Gates
 
 DEFAULT, ALWAYS, NONE = "default", "every step", "none"
-ROWS = {
-    DEFAULT: Gates(),
-    ALWAYS: replace(Gates(), refresh=1),
-    NONE: replace(Gates(), alpha_nuc=0.0),
-}
 WORDS = {
     DEFAULT: f"decomposed once in {Gates().refresh} steps (default)",
     ALWAYS: "decomposed at every step",
     NONE: "no nuclear term",
 }
+
+
+def rows(alpha: float) -> dict[str, Gates]:
+    """The three trainings, the nuclear term weighed by `alpha`."""
+    gates = Gates(alpha_nuc=alpha)
+    return {DEFAULT: gates, ALWAYS: replace(gates, refresh=1), NONE: replace(gates, alpha_nuc=0.0)}
+
+
 Widths = Sequence[tuple[str, int, int]]
 """Name, dense width and width of each group."""
 
@@ -57,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--target", default="macs=50%")
     add("--seeds", type=whole, default=(0, 1, 2), help="0,1,2")
     add("--epochs", type=int, default=6)
+    add("--alpha", type=float, default=Gates().alpha_nuc, help="α of the nuclear term; its default may decide nothing")
     add("--lr", type=float, default=0.05)
     add_training(made, compile=False)
     add_results(made, __file__, METHODS_PAGE)
@@ -73,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     """Every (seed, row) that the results file lacks."""
     start, settings = start_of(options, options.limit), settings_of(options)
     for seed in options.seeds:
-        for row, method in ROWS.items():
+        for row, method in rows(options.alpha).items():
             key = {"row": row, "seed": seed, "method": repr(method), "weights": start.digest, "settings": settings}
             if known(options.results, key):
                 continue
@@ -112,7 +116,7 @@ def one(start: Start, training: Fit, method: Gates, target: str, seed: int) -> d
 def report(options: argparse.Namespace) -> None:
     """Print the table of the records that were made with these options; with --report write it to the page too."""
     settings = settings_of(options)
-    mine = {row: repr(method) for row, method in ROWS.items()}
+    mine = {row: repr(method) for row, method in rows(options.alpha).items()}
     records = wanted(
         options.results,
         lambda r: r["settings"] == settings and r["seed"] in options.seeds and r["method"] == mine.get(r["row"]),
@@ -127,8 +131,9 @@ def conditions(records: Sequence[Record], options: argparse.Namespace) -> str:
     some = f", the first {options.limit:,} images of each part" if options.limit else ""
     return "\n".join(
         (
-            f"- {options.model} to {options.target}: {how['epochs']} epochs of SGD at {how['lr']:g} with a cosine, "
-            f"batch {how['batch_size']}, weight decay {how['weight_decay']:g}, {how['precision']}{some}",
+            f"- {options.model} to {options.target}, α of the nuclear term {options.alpha:g}: {how['epochs']} epochs "
+            f"of SGD at {how['lr']:g} with a cosine, batch {how['batch_size']}, weight decay {how['weight_decay']:g}, "
+            f"{how['precision']}{some}",
             f"- Seeds: {seeds_of(records)}. Cuts proven: {sum(r['proof'] for r in records)} of {len(records)}",
             made_on(records),
         )
@@ -137,7 +142,7 @@ def conditions(records: Sequence[Record], options: argparse.Namespace) -> str:
 
 def table(records: Sequence[Record]) -> str:
     """A line a row, the distances between runs, and whether the default is good enough."""
-    by = {row: {r["seed"]: r for r in records if r["row"] == row} for row in ROWS}
+    by = {row: {r["seed"]: r for r in records if r["row"] == row} for row in WORDS}
     lines = ["| nuclear term | top-1 before the cut | after it | MACs left |", "|---|---|---|---|"]
     for row, mine in by.items():
         if mine:

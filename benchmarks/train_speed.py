@@ -4,7 +4,8 @@
     python benchmarks/train_speed.py --model torchvision/resnet50 --size 224 --batch 256 --gpus 1,4      # on GPUs
 
 All cases take their turns in one run, round after round, and the table has medians and ratios to the first row: times
-of different runs of this script do not compare. Minutes an epoch are for `--epoch-images` images (default: the 50,000
+of different runs of this script do not compare. The hand-written loop takes its steps between those of the engine, so
+that the two are compared in pairs of steps. Minutes an epoch are for `--epoch-images` images (default: the 50,000
 of CIFAR-10; 1,281,167 of ImageNet at 224) and are projected from the measured rate.
 """
 
@@ -16,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +44,8 @@ IMAGENET = 1_281_167
 
 @dataclass(frozen=True)
 class Case:
-    """One row. hand: the same in a loop written out; method: trained with its penalty; data: "synthetic" or a name."""
+    """One row. hand: the same in a loop written out, beside the engine; method: trained with its penalty; data:
+    "synthetic" or a name."""
 
     name: str
     runtime: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +70,14 @@ CASES = (
 
 
 @dataclass(frozen=True)
+class Rate:
+    """Images a second; of a loop written out also the engine's speed as a share of its own, from pairs of steps."""
+
+    images: float
+    pair: float | None = None
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all rows share."""
 
@@ -84,14 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     setting = Setting(options.model, options.size, options.classes, options.batch, options.steps, options.warm)
     if options.worker:
-        print(json.dumps(measured(setting, Case(**json.loads(options.worker)))))
+        found = measured(setting, Case(**json.loads(options.worker)))
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps(asdict(found)))
         return 0
     cases = [case for case in rows(options) if options.only in case.name]
-    rates: dict[str, list[float]] = {case.name: [] for case in cases}
+    rates: dict[str, list[Rate]] = {case.name: [] for case in cases}
     for turn in range(options.rounds):
         for case in cases:
             rates[case.name].append(remote(setting, case, options.threads))
-            print(f"round {turn + 1}  {case.name}: {rates[case.name][-1]:,.0f} images/s", file=sys.stderr, flush=True)
+            print(
+                f"round {turn + 1}  {case.name}: {rates[case.name][-1].images:,.0f} images/s",
+                file=sys.stderr,
+                flush=True,
+            )
     text = "\n".join([head(options), *table(cases, rates, epoch_images(options))])
     print(text)
     if options.write:
@@ -146,8 +162,8 @@ def rows(options: argparse.Namespace) -> list[Case]:
     return [*CASES, *more]
 
 
-def remote(setting: Setting, case: Case, threads: int) -> float:
-    """Images a second, measured in processes of their own, so that no case warms another one's caches."""
+def remote(setting: Setting, case: Case, threads: int) -> Rate:
+    """One row of one round, measured in processes of their own, so that no case warms another one's caches."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.processes)]
     words = [sys.executable, *(launch if case.processes > 1 else []), str(Path(__file__).resolve())]
     for name, value in asdict(setting).items():
@@ -161,26 +177,34 @@ def remote(setting: Setting, case: Case, threads: int) -> float:
     )
     if done.returncode:
         raise SystemExit(f"{case.name} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.strip().splitlines()[-1])
+    return Rate(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def measured(setting: Setting, case: Case) -> float:
-    """Images a second: the median over the steps after the warm-up."""
+def measured(setting: Setting, case: Case) -> Rate:
+    """The median over the steps after the warm-up."""
+    _, steps = engine_steps(setting, case)
+    if not case.hand:
+        return Rate(setting.batch / median(steps[setting.warm - 1 :]))
+    pairs = list(zip(steps[1::2], steps[2::2], strict=False))[setting.warm - 1 :]  # after a first step: engine, by hand
+    return Rate(setting.batch / median(b for _, b in pairs), median(b / a for a, b in pairs))
+
+
+def engine_steps(setting: Setting, case: Case) -> tuple[nn.Module, list[float]]:
+    """The network that the engine trained, and the seconds of its steps, of which every second one is by hand where
+    the row wants that."""
     torch.manual_seed(0)
     runtime = Runtime(**case.runtime)
     model, data = resolve(setting.model, setting.classes), images(setting, case)
-    clock = Clock(runtime.torch_device)
     config = Fit(1, setting.batch, 0.01, drop_last=True, augment=Augment(crop=setting.size // 8, flip=True))
+    clock = Clock(runtime.torch_device)
+    hooks: list[Any] = [clock]
     if case.hand:
-        written_out(model, data, config, runtime, clock)
-    else:
-        hooks: list[Any] = [clock]
-        if case.method == "slimming":
-            hooks.insert(0, Slimming().attach(model, data.example()))
-        fit(model, data, config, hooks=hooks, runtime=runtime, progress=False)
-    times = clock.times[setting.warm :]
-    seconds = median(b - a for a, b in pairwise(times))
-    return setting.batch / seconds
+        own = resolve(setting.model, setting.classes)
+        hooks = [Beside(clock, written_out(own, data, config, runtime))]
+    if case.method == "slimming":
+        hooks.insert(0, Slimming().attach(model, data.example()))
+    fit(model, data, config, hooks=hooks, runtime=runtime, progress=False)
+    return model, [b - a for a, b in pairwise(clock.times)]
 
 
 class Clock:
@@ -196,8 +220,20 @@ class Clock:
         self.times.append(time.perf_counter())
 
 
-def written_out(model: nn.Module, data: Data, config: Fit, runtime: Runtime, clock: Clock) -> None:
-    """The loop that one would write by hand, on the same batches."""
+class Beside:
+    """A hook that lets another loop take a step after each of the engine's, and notes when each ends."""
+
+    def __init__(self, clock: Clock, loop: Iterator[None]) -> None:
+        self.clock, self.loop = clock, loop
+
+    def after_step(self) -> None:
+        self.clock.after_step()
+        next(self.loop)
+        self.clock.after_step()
+
+
+def written_out(model: nn.Module, data: Data, config: Fit, runtime: Runtime) -> Iterator[None]:
+    """The loop that one would write by hand, on the same batches; stops after each step."""
     device, layout = runtime.torch_device, torch.channels_last if runtime.channels_last else torch.contiguous_format
     model.to(device).to(memory_format=layout).train()
     net: Callable[..., Any] = torch.compile(model, dynamic=False) if runtime.compile else model
@@ -220,7 +256,7 @@ def written_out(model: nn.Module, data: Data, config: Fit, runtime: Runtime, clo
         sgd.zero_grad(set_to_none=True)
         loss.backward()
         sgd.step()
-        clock.after_step()
+        yield
 
 
 def images(setting: Setting, case: Case) -> Data:
@@ -253,7 +289,7 @@ def head(options: argparse.Namespace) -> str:
     )
 
 
-def table(cases: Sequence[Case], rates: dict[str, list[float]], epoch: int) -> list[str]:
+def table(cases: Sequence[Case], rates: dict[str, list[Rate]], epoch: int) -> list[str]:
     """Medians over the rounds; ratios are medians of the rounds' ratios, which noise of the machine harms least."""
     first = rates[cases[0].name]
     lines = [
@@ -261,17 +297,20 @@ def table(cases: Sequence[Case], rates: dict[str, list[float]], epoch: int) -> l
         "|---|---|---|---|---|",
     ]
     for case in cases:
-        mine = rates[case.name]
-        ratios = [a / b for a, b in zip(mine, first, strict=True)]
+        mine = [rate.images for rate in rates[case.name]]
+        ratios = [a / b.images for a, b in zip(mine, first, strict=True)]
         lines.append(
             f"| {case.name} | {median(mine):,.0f} | {median(ratios):.2f} | {min(ratios):.2f}, {max(ratios):.2f} "
             f"| {epoch / median(mine) / 60:.1f} |"
         )
     for case in cases:
-        twin = case.name.removesuffix(", hand-written loop")
-        if case.hand and twin in rates:
-            pairs = [a / b for a, b in zip(rates[twin], rates[case.name], strict=True)]
-            lines += ["", f"Engine to hand-written loop, {twin}: {median(pairs):.3f} of its speed (pairs)"]
+        pairs = [rate.pair for rate in rates[case.name] if rate.pair is not None]
+        if pairs:
+            found = f"{min(pairs):.3f}, {max(pairs):.3f}"
+            lines += [
+                "",
+                f"Engine to {case.name}: {median(pairs):.3f} of its speed in pairs of steps (rounds: {found})",
+            ]
     return lines
 
 

@@ -23,8 +23,8 @@ from .select import Costs, to_budget
 from .state import plain_table, uncollected, unwrapped
 from .surgery import Proof, apply, replay, verify
 from .surgery.droppable import droppable
+from .surgery.settle import settle
 from .surgery.stored import same_state
-from .surgery.trial import settle
 from .target import AUTO, Target
 
 __all__ = ["Kept", "counted", "cut", "in_one", "proven", "remarks", "trace", "within"]

@@ -10,6 +10,7 @@ import inspect
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CellType, FunctionType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -143,14 +144,14 @@ def fresh(example: Any) -> Any:
 
 
 def copied(model: nn.Module, tensors: Mapping[int, Tensor] | None = None) -> nn.Module:
-    """A deep copy. Activations that a module keeps as attributes are copied as plain values. `tensors`: what stands in
-    the copy for a tensor of the model, by its id."""
+    """A deep copy. Activations that a module keeps as attributes are copied as plain values; hooks and functions that
+    close over parts of the model close over those of the copy. `tensors`: what stands in the copy for a tensor of the
+    model, by its id."""
     memo: dict[int, Any] = dict(tensors or {})
     modules = [module for _, module in modules_of(model)]
-    for module in modules:
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
+    for value in kept_values(modules):
+        if not value.is_leaf and id(value) not in memo:
+            memo[id(value)] = value.detach().clone()
     kinds: list[Any] = [type(module) for module in modules]
     twins = [(module, kind.__new__(kind)) for module, kind in zip(modules, kinds, strict=True) if is_plain(kind)]
     memo |= {id(module): twin for module, twin in twins}
@@ -164,7 +165,11 @@ def copied(model: nn.Module, tensors: Mapping[int, Tensor] | None = None) -> nn.
             elif name != COMPILED:
                 found[name] = copied_value(value, memo)
         twin.__setstate__(found)
-    return copy.deepcopy(model, memo)
+    twin = copy.deepcopy(model, memo)
+    for module in modules:
+        if id(module) in memo:
+            rebind(memo[id(module)], memo)
+    return twin
 
 
 COMPILED = "_compiled_call_impl"  # of a module, which `nn.Module.__getstate__` leaves out too
@@ -172,6 +177,9 @@ COMPILED = "_compiled_call_impl"  # of a module, which `nn.Module.__getstate__` 
 
 TABLES = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
 """Hooks of a module: a dozen tables, most often empty."""
+OWN = frozenset(vars(nn.Module()))
+"""Attributes of every module, its tensors and modules among them."""
+STORES = frozenset([list, tuple, dict, OrderedDict])
 ATOMS = frozenset([type(None), bool, int, float, str])
 
 
@@ -191,6 +199,63 @@ def copied_value(value: Any, memo: dict[int, Any]) -> Any:
     elif type(value) is dict and id(value) not in memo and all(id(v) in memo or v is None for v in value.values()):
         memo[id(value)] = {name: memo[id(v)] if v is not None else None for name, v in value.items()}
     return memo[id(value)] if id(value) in memo else copy.deepcopy(value, memo)
+
+
+def kept_values(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Tensors that modules keep as attributes, or in lists and dictionaries that are such."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield value
+            elif value and type(value) in STORES and name not in OWN:
+                for item in value.values() if isinstance(value, dict) else value:
+                    if isinstance(item, Tensor):
+                        yield item
+
+
+def rebind(twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Functions that a copied module holds, as hooks or in place of its forward, are made to mean the copy."""
+    for name, value in list(vars(twin).items()):
+        if type(value) is FunctionType:
+            vars(twin)[name] = rebound(value, memo)
+        elif name in TABLES and value:
+            for key, hook in value.items():
+                value[key] = rebound(hook, memo)
+
+
+def rebound(function: Any, memo: dict[int, Any]) -> Any:
+    """A function over the copies of what it closes over or has as defaults; itself where nothing of that was copied."""
+    if type(function) is not FunctionType:
+        return function
+    closed, given = function.__closure__ or (), function.__defaults__ or ()
+    named = function.__kwdefaults__ or {}
+    was = [*map(contents, closed), *given, *named.values()]
+    now = [standing(value, memo) for value in was]
+    if all(a is b for a, b in zip(was, now, strict=True)):
+        return function
+    cells = tuple(CellType() if value is EMPTY else CellType(value) for value in now[: len(closed)])
+    defaults = tuple(now[len(closed) : len(closed) + len(given)])
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__, defaults, cells)
+    twin.__kwdefaults__ = dict(zip(named, now[len(closed) + len(given) :], strict=True))
+    return functools.wraps(function)(twin)
+
+
+def standing(value: Any, memo: dict[int, Any]) -> Any:
+    """What stands for a value in the copy; a list of what was copied is a list of the copies."""
+    if id(value) not in memo and type(value) in (list, tuple) and any(id(item) in memo for item in value):
+        memo[id(value)] = type(value)(memo.get(id(item), item) for item in value)
+    return memo.get(id(value), value)
+
+
+EMPTY = object()
+
+
+def contents(cell: CellType) -> Any:
+    """What a closure holds; EMPTY where nothing was put there yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return EMPTY
 
 
 @contextlib.contextmanager

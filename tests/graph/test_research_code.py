@@ -193,3 +193,61 @@ def test_the_note_of_a_budget_is_counted_on_the_cut_network() -> None:
     small = prunus.prune(model, torch.randn(2, 9, 4), "macs=50%")
     share = 100 * small.after.macs / small.before.macs
     assert [note for note in small.notes if note.startswith(f"macs: {share:.2f} % got, 50.00 % asked; since")]
+
+
+# hooks ----------------------------------------------------------------------------------------------------------------
+class Hooked(nn.Module):
+    """Reads again what a hook kept, of a function that closes over the model or over what is the model's."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+        self.a, self.b, self.c = conv(3, 16), conv(16, 16), head(16)
+        store = self.kept
+
+        def closing(_: nn.Module, __: Any, out: Tensor) -> None:
+            store["a"] = out
+
+        def given(_: nn.Module, __: Any, out: Tensor, where: dict[str, Tensor] = self.kept) -> None:
+            where["a"] = out
+
+        def named(_: nn.Module, __: Any, out: Tensor, *, where: Any = self) -> None:
+            where.kept["a"] = out
+
+        hooks: dict[str, Any] = {"closure": closing, "default": given, "keyword": named, "method": self.keep}
+        hooks["model"] = lambda _, __, out: self.kept.__setitem__("a", out)
+        self.a.register_forward_hook(hooks[how])
+
+    def keep(self, _: nn.Module, __: Any, out: Tensor) -> None:
+        self.kept["a"] = out
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.a(x).relu())
+        out: Tensor = self.c(pool((h + self.kept["a"]).relu()))
+        return out
+
+
+@pytest.mark.parametrize("how", ["closure", "default", "keyword", "method", "model"])
+def test_hooks_of_a_copy_mean_the_copy(how: str) -> None:
+    model = lively(Hooked(how))
+    small = prunus.prune(model, image(), "macs=60%")
+    assert not model.kept and small.model.a.out_channels < 16
+    assert small.model(image()).shape == (1, 5) and not model.kept
+    assert small.model.kept["a"].shape[1] == small.model.a.out_channels
+    assert eval_gap(model, small.model, small.plan, image()) < 1e-12
+
+
+def test_a_forward_that_was_put_into_a_model_means_the_copy() -> None:
+    model: Any = lively(nn.Sequential(conv(3, 16), nn.ReLU(), conv(16, 16), head(16)))
+    layers, last = list(model)[:3], model[3]
+
+    def forward(x: Tensor) -> Tensor:
+        for layer in layers:
+            x = layer(x)
+        out: Tensor = last(pool(x))
+        return out
+
+    model.forward = forward
+    small = prunus.prune(model, image(), "macs=60%")
+    assert small.model[0].out_channels < 16 and model(image()).isfinite().all()
+    assert eval_gap(model, small.model, small.plan, image()) < 1e-12

@@ -167,10 +167,27 @@ class Borrowed(nn.Module):
         return x + self.w(g) + self.v(t.view(b, c, -1).relu().view(b, c, h, w))
 
 
-def test_a_width_taken_from_another_layer_pins_these_two_and_no_more() -> None:
+def test_a_width_taken_from_another_layer_links_these_two_and_no_more() -> None:
     model = lively(Around(Borrowed()))
     coupling = prunus.trace(model, image())
-    assert widths(coupling) == {"a": 16}
+    assert widths(coupling) == {"a": 16, "m.g": 8, "m.t": 8}
+    assert [{coupling.groups[g].name for g in linked} for linked in coupling.links] == [{"m.g", "m.t"}]
+    small = cut(model).model
+    assert small.m.g.weight.shape[0] == small.m.t.weight.shape[0] < 8
+
+
+class Doubled(Borrowed):
+    """And by its width written down: nothing helps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.t(x)
+        return super().forward(x) + 0 * t.view(x.shape[0], 8, -1).mean()
+
+
+def test_widths_that_fail_together_too_are_pinned() -> None:
+    model = lively(Around(Doubled()))
+    coupling = prunus.trace(model, image())
+    assert widths(coupling) == {"a": 16} and not coupling.links
     reasons = {p.name: p.reason for p in coupling.pinned}
     assert "written down" in reasons["m.g outputs"] and "written down" in reasons["m.t outputs"]
     cut(model)

@@ -32,6 +32,7 @@ from prunus.engine.checkpoint import Checkpoints
 from prunus.engine.config import Fit
 from prunus.engine.data import Data, Split, Stream, batches
 from prunus.engine.history import Epoch, History, showing
+from prunus.engine.memory import freed_memory_kept
 from prunus.engine.objective import Loss, objective_of
 from prunus.engine.optimizer import optimizer
 from prunus.engine.processes import One, join, synchronised
@@ -94,7 +95,7 @@ def fit(
         raise InputError("selection='best' needs a validation part; carve one from train, or keep the last epoch")
     steps = steps_of(data, config, runtime, processes, size_of if loss else task.size)
     extra = [group for hook in hooks if hasattr(hook, "param_groups") for group in hook.param_groups()]
-    with runtime.seeded(), modes_kept(model, teacher):
+    with runtime.seeded(), modes_kept(model, teacher), freed_memory_kept(runtime.torch_device):
         runtime.settled(model)
         sgd = optimizer(model, config, extra)
         for hook in having(hooks, "hold"):

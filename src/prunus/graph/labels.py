@@ -101,6 +101,27 @@ def resized(plane: Tensor, axes: Iterable[int], shape: Sequence[int]) -> Tensor:
     return plane.expand(list(shape))
 
 
+def places(x: Tensor, part: Any) -> set[int]:
+    """The axes of `x` along which a part of it is chosen by a tensor."""
+    found: set[int] = set()
+    items = list(part) if isinstance(part, tuple) else [part]
+    taken = sum(0 if item is None or item is Ellipsis else rank(item) for item in items)
+    axis = 0
+    for item in items:
+        if item is Ellipsis:
+            axis += x.dim() - taken
+        elif item is not None:
+            if isinstance(item, (Tensor, list)):
+                found |= set(range(axis, axis + rank(item)))
+            axis += rank(item)
+    return found
+
+
+def rank(item: Any) -> int:
+    """How many axes an item of an index takes."""
+    return item.dim() if isinstance(item, Tensor) and item.dtype in (torch.bool, torch.uint8) else 1
+
+
 class ByIdentity(MutableMapping[Tensor, Any]):
     """What is known of tensors, which it keeps."""
 
@@ -179,7 +200,7 @@ class Book:
     folds: dict[tuple[int, int], Factor] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)  # weight -> the entries of what is added to its rows
     forward: int = 0  # which is running: the first in eval mode, in train mode, then those of further examples
-    spoken: list[Tensor] = field(default_factory=list)  # channels whose number a view was given as a number
+    spoken: list[Tensor] = field(default_factory=list)  # channels whose number a view or a size was given
 
     def axis(self, owner: str, place: int, length: int, role: str) -> Tensor:
         """The ids of one axis of a parameter or buffer; new ones at the first call."""
@@ -191,6 +212,11 @@ class Book:
         elif self.axes[key].role == "operand" != role:
             self.axes[key] = Axis("tensor", owner, place, role, self.axes[key].ids)
         return self.axes[key].ids
+
+    def loose(self, length: int) -> Tensor:
+        """Ids for an axis that no tensor has, such as that of zeros which the code makes."""
+        self.size += length
+        return torch.arange(self.size - length, self.size)
 
     def count(self, kind: str, owner: str, place: int, role: str, ids: Tensor) -> tuple[str, str, int]:
         """Remember a vector whose kept entries are counted (an attribute, a cost) or renumbered (values) by a cut."""

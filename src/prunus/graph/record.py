@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError
 from ..state import modules_of, tensors_in, tensors_of
+from .blank import Blank, kept, made, numbers, plain, written, zeros
 from .labels import Book, ByIdentity, Check, Label, Places, compress, varying, vector
 from .opened import opened
 from .own import watched
@@ -145,6 +146,7 @@ class Tracer(TorchFunctionMode):
         # The activations of an outline take no memory and may stay; all others go when the model lets go of them.
         self.labels: MutableMapping[Tensor, Label] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
         self.sources: MutableMapping[Tensor, Any] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
+        self.blanks: MutableMapping[Tensor, Blank] = ByIdentity() if self.outline else WeakTensorKeyDictionary()
         self.weighed: set[int] = set()  # first rows behind the operands of products
         self.tight: dict[int, Tensor] = {}  # planes of an outline that were looked at
         self.sites: list[Site] = []
@@ -199,7 +201,8 @@ class Tracer(TorchFunctionMode):
                         for both in (plane, mate):
                             self.book.pin(both, "it shares an axis with other channels")
                 return plane[tuple(slice(None) if d == axis else 0 for d in range(plane.dim()))]
-        return self.book.fixed(label.why, tensor.shape[axis])
+        ids = zeros(self, tensor, axis)
+        return self.book.fixed(label.why, tensor.shape[axis]) if ids is None else ids
 
     def mark(self, tensor: Tensor, planes: tuple[Tensor, ...] | list[Tensor], why: str) -> None:
         if isinstance(planes, Places):
@@ -251,6 +254,9 @@ class Tracer(TorchFunctionMode):
     def follow(self, call: Call, out: Any, results: list[Tensor]) -> None:
         operands = tensors_in((call.args, call.kwargs))
         if not operands:
+            made(call, out)
+            if numbers(call, ()):
+                self.note(call, operands, {}, None)
             return
         before = {id(t): self.label(t) for t in operands if t in self.labels}
         rule = self.rules.get(call.func) or self.rules.get(op_name(call.func))
@@ -282,16 +288,18 @@ class Tracer(TorchFunctionMode):
                 for plane in its:
                     if varying(plane) and varying(plane) not in old:
                         self.book.pin(plane, f"{call.name} writes it into a view of another tensor")
+        if self.blanks or call.func.__name__.startswith("new_"):
+            kept(call, rule, operands, results)
 
     def note(self, call: Call, operands: list[Tensor], labels: Mapping[int, Label], rule: Rule | None) -> None:
         made = tuple(found.op if (found := labels.get(id(t))) is not None else None for t in operands)
         used = tuple(self.names[id(t)] for t in operands if id(t) in self.names and id(t) not in labels)
         chain = tuple(i for _, _, i in self.stack[1:] if i is not None)
         given = (*call.args, *call.kwargs.values()) if getattr(rule, "computes", False) else ()
-        numbers = tuple(float(v) for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
-        planes = tuple(p for t in operands for p in self.label(t).planes) if numbers else ()
+        used_numbers = plain(given) + numbers(call, operands)
+        planes = tuple(p for t in operands for p in self.label(t).planes) if used_numbers else ()
         joins = getattr(rule, "joins", False) and call.func.__name__ in SUMS and len(call.args) == 2
-        self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins, numbers, planes))
+        self.ops.append(Op(call.func.__name__, call.path, chain, made, used, joins, used_numbers, planes))
 
     def refuse(self, what: str, operands: list[Tensor], results: list[Tensor]) -> None:
         """An op without a rule: pin all it saw and name it."""
@@ -304,6 +312,7 @@ class Tracer(TorchFunctionMode):
             self.unknown.setdefault(what)
         for tensor in results:
             self.labels[tensor] = Label(why=f"no rule for {what}", op=len(self.ops) - 1)
+            written(self, tensor)
 
     # module calls ---------------------------------------------------------------------------------------------------
     def enter(self, module: nn.Module, args: Any) -> None:

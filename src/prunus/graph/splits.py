@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from .labels import Check, along, compress, spelled, varying, vector
+from .labels import Book, Check, along, compress, spelled, varying, vector
 from .told import Told
 
 if TYPE_CHECKING:
-    from .record import Call
+    from .record import Call, Tracer
 
 HEADS, WIDTH, NEITHER = "heads", "width", "neither"
 OF_HEADS = re.compile(r"(^|_)(num|n)_?(\w+_)?(heads?|groups)$|heads$|^(n_?)?[hH]$")
@@ -237,31 +237,30 @@ def stated(call: Call, after: Tensor, axes: tuple[int, ...], site: Site, free: i
     mine = is_heads if choice.keep == HEADS else is_width
     for name in numbers(call, line.numel()):
         if mine(name):
-            state(call, name, line)
+            state(call.book, call.path, name, line)
     for name in numbers(call, area.numel()):
         if is_width(name):
-            state(call, name, area)
+            state(call.book, call.path, name, area)
     if choice.linked and site.reads is not None and site.reads.numel() == area.numel():
         call.book.links.append((line, site.reads, "heads × width must stay what the projection reads"))
 
 
-def state(call: Call, name: str, ids: Tensor, path: str | None = None, place: int = 0) -> None:
+def state(book: Book, path: str, name: str, ids: Tensor, place: int = 0) -> None:
     """An attribute states how many these are; if it states others too, both keep the same share."""
-    path = call.path if path is None else path
-    known = call.book.axes.get(("attribute", f"{path}:{name}", place))
+    known = book.axes.get(("attribute", f"{path}:{name}", place))
     if known is not None and known.ids.shape == ids.shape and not torch.equal(known.ids, ids):
-        call.book.links.append((known.ids, ids, f"{name} of {path or 'the model'} states both widths"))
-    call.book.count("attribute", path, place, name, ids)
+        book.links.append((known.ids, ids, f"{name} of {path or 'the model'} states both widths"))
+    book.count("attribute", path, place, name, ids)
 
 
-def said(call: Call, number: Any, ids: Tensor) -> bool:
+def said(tracer: Tracer, number: Any, ids: Tensor) -> bool:
     """Whether a number in the code is an attribute of a module, which states from now on how many these are."""
-    if not isinstance(number, Told) or number != ids.numel() or isinstance(call.book, Check):
+    if not isinstance(number, Told) or number != ids.numel() or isinstance(tracer.book, Check):
         return False
-    around = [path for _, path, _ in call.tracer.stack]
-    if number.path not in around and not number.path.startswith(call.path + "." if call.path else ""):
+    around = [path for _, path, _ in tracer.stack]
+    if number.path not in around and not number.path.startswith(f"{around[-1]}." if around[-1] else ""):
         return False  # a cache of the user's own may hold the number of another module
-    state(call, number.name, ids, number.path, number.place)
+    state(tracer.book, number.path, number.name, ids, number.place)
     return True
 
 
@@ -291,7 +290,7 @@ def sizes_of(call: Call, out: Tensor) -> list[Any]:
     return given if fits else []
 
 
-def written(call: Call, after: Tensor) -> None:
+def spoken(call: Call, after: Tensor) -> None:
     """A view in which a width is given as a number. Where an attribute of the module is that number, and none of its
     code reads it, it tells others of the width, and follows; one that is read is `said`, or means something else."""
     if isinstance(call.book, Check) or kind_of(call) in call.tracer.splits.choices:  # there `stated` knows more
@@ -302,7 +301,7 @@ def written(call: Call, after: Tensor) -> None:
         if after.shape[axis] not in given or (sizes and sizes[axis] == -1):
             continue
         call.book.spoken.append(vector(after, axis).clone())  # a view would keep the plane
-        if sizes and said(call, sizes[axis], vector(after, axis)):
+        if sizes and said(call.tracer, sizes[axis], vector(after, axis)):
             continue
         kind: Any = type(call.module)
         told = [name for name in numbers(call, after.shape[axis]) if is_width(name)]

@@ -21,7 +21,7 @@ from ..graph.record import SUMS, Call, Tracer
 from ..graph.residual import Residual
 from ..outline import Outline
 from ..plan import plan_for
-from ..state import as_found, copied, modules_of, seeded, tensors_in, tensors_of, uncollected
+from ..state import as_found, copied, kept_values, modules_of, seeded, tensors_in, tensors_of, uncollected
 from .cut import drop
 
 MADE = frozenset("new_zeros zeros_like".split())
@@ -145,7 +145,7 @@ def passing(
     why = "what stands for its modules does not reach the sum as zeros"
     plan = plan_for(coupling, [range(width) for width in coupling.widths], [r.name for r in blocks])
     shared = {id(t): t for t in tensors_of(model).values()}
-    short = copied(model, {**shared, **{id(v): v for v in activations(model)}})
+    short = copied(model, {**shared, **{id(v): v for v in kept_values(m for _, m in modules_of(model))}})
     for branch in plan.dropped:
         drop(short, branch, plan.widths)
     sums = Sums({(r.path, r.nth): r.operand for r in blocks}, hollow)
@@ -158,8 +158,3 @@ def passing(
         except ExampleError as error:
             why = f"the network does not run without it: {str(error).partition(': ')[2]}"
     return {r.name for r in blocks if (r.path, r.nth) in sums.zero}, why
-
-
-def activations(model: nn.Module) -> list[Tensor]:
-    """Tensors that modules keep as attributes, which need not be copied."""
-    return [v for _, m in modules_of(model) for v in vars(m).values() if isinstance(v, Tensor)]

@@ -44,7 +44,7 @@ def enough(model: nn.Module, example: Any) -> Way:
         return Way()
     made = []
     with positions(model) as seen:
-        for batch in (one, beside_others(one)):
+        for batch in (one, beside_another(one)):
             found = in_training(model, batch)
             if found is None:
                 return Way()
@@ -53,7 +53,7 @@ def enough(model: nn.Module, example: Any) -> Way:
     apart = (
         len(alone) == len(beside)
         and all(
-            a.shape[:1] == (1,) and b.shape == (4, *a.shape[1:]) and difference(a, b[1:2]) < rounding(a)
+            a.shape[:1] == (1,) and b.shape == (2, *a.shape[1:]) and difference(a, b[1:2]) < rounding(a)
             for a, b in zip(alone, beside, strict=True)
         )
         and all(torch.equal(a, b) for a, b in zip(left, also_left, strict=True))
@@ -111,8 +111,8 @@ def rounding(tensor: Tensor) -> float:
     return min(torch.finfo(tensor.dtype).eps ** 0.5, 1e-3) if tensor.is_floating_point() else 1e-3
 
 
-def beside_others(one: Any) -> Any:
-    """A sample between others, more behind it than before: with noise, or whole numbers in another order."""
+def beside_another(one: Any) -> Any:
+    """A sample behind another: that one with noise, or with whole numbers in another order."""
     noise = torch.Generator().manual_seed(0)
 
     def other(value: Tensor) -> Tensor:
@@ -121,9 +121,7 @@ def beside_others(one: Any) -> Any:
         size = value.detach().std(correction=0).item() or 1.0
         return value + 0.3 * size * torch.randn(value.shape, generator=noise, dtype=torch.float64).to(value)
 
-    return tree_map(
-        lambda v: torch.cat([other(v), v, other(v), other(v)]) if isinstance(v, Tensor) and v.dim() else v, one
-    )
+    return tree_map(lambda v: torch.cat([other(v), v]) if isinstance(v, Tensor) and v.dim() else v, one)
 
 
 def samples_of(example: Any) -> set[int]:

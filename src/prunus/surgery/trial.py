@@ -1,178 +1,34 @@
-"""A trial cut before any promise: widths written into the code or into attributes show themselves, and are pinned."""
+"""A trial cut before any promise: widths written into the code or into attributes show themselves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExampleError, UnknownName
-from ..graph.coupling import VALUES, Coupling, Group
+from ..errors import ExampleError
+from ..graph.coupling import Coupling
 from ..graph.forward import run
-from ..graph.further import with_further
 from ..graph.labels import Book, Check
 from ..graph.record import Op, Tracer
 from ..graph.rules import table
-from ..graph.splits import HEADS, NEITHER, WIDTH, Choice, Site, Splits
-from ..graph.trace import Pass, Traced, observe
-from ..outline import Outline
+from ..graph.trace import Pass, Traced
 from ..plan import Plan, plan_for
 from ..select import removal_order
 from ..state import fresh, same_draws
 from .cut import apply
 from .masked import channel_ids, masked_tracer, neutral, removed_ids
-from .proof import TOLERANCE, Trouble, as_double, default_dtype, doubled, eval_gap, groups_of, ran, trouble
+from .proof import TOLERANCE, Trouble, as_double, default_dtype, doubled, eval_gap, groups_of, own_dtype, ran, trouble
 from .unfold import exact
 
 WRITTEN = "its width is written down in the code or in an attribute"
 NUMBER = "its width is used as a number"
-SUSPECTS = 12  # more groups than this are not tried one by one
-
-
-@dataclass
-class Settling:
-    """A trace under choices for the splits, with what earlier trials pinned: by tensor, axis and entries."""
-
-    model: nn.Module
-    example: Any
-    pin: Sequence[str | nn.Module]
-    options: dict[str, list[Choice]]  # by class of module: what is still to be tried, the first one now
-    sites: Sequence[Site] = ()
-    held: list[tuple[tuple[str, str, int], Tensor, str]] = field(default_factory=list)
-    outline: Outline | None = None
-    further: Sequence[Any] = ()
-
-    def traced(self) -> Traced:
-        choices = {kind: left[0] for kind, left in self.options.items()}
-        splits = Splits.of(self.sites, choices)
-        traced = observe(self.model, self.example, pin=self.pin, splits=splits, outline=self.outline)
-        traced = with_further(traced, self.further, pin=self.pin, splits=splits)
-        for key, positions, why in self.held:
-            if key in traced.book.axes:
-                traced.book.pin(traced.book.axes[key].ids[positions], why)
-        return traced
-
-    def hold(self, traced: Traced, group: Group, why: str) -> None:
-        traced.pin(group, why)
-        for m in group.members:
-            if m.axis != VALUES:
-                self.held.append((("tensor", m.tensor, m.axis), torch.from_numpy(m.positions), why))
-
-    def next(self, found: Trouble) -> bool:
-        """Take the next choice for the modules in which a trial failed. False where none is left there."""
-        sites = [] if found.where is None else [site for site in self.sites if site.known]
-        kinds = {site.kind for site in sites if not found.where or inside(found.where, site.path)}
-        moved = [kind for kind in kinds if len(self.options.get(kind, ())) > 1]
-        for kind in moved:
-            del self.options[kind][0]
-            if self.options[kind][0].keep == NEITHER:
-                self.options[kind] = [Choice(NEITHER, why=found.why)]
-        return bool(moved)
-
-    def barren(self, traced: Traced) -> bool:
-        """Where a choice leaves nothing of a split to prune, take the next one. False where none is left."""
-        channels = traced.channels(traced.coupling())
-        free = {s.kind for s in traced.sites if bool((channels[s.ids.clamp(min=0)] >= 0).any())}
-        moved = [
-            kind
-            for kind, left in self.options.items()
-            if kind not in free and len(left) > 1 and left[1].keep != NEITHER and left[0].keep != NEITHER
-        ]
-        for kind in moved:
-            del self.options[kind][0]
-        return bool(moved)
-
-
-def inside(path: str, module: str) -> bool:
-    """Whether an op of the module `path` ran for `module`."""
-    return path == module or not module or path.startswith(module + ".")
-
-
-def settle(
-    model: nn.Module,
-    example: Any,
-    pin: Sequence[str | nn.Module],
-    attention: str = HEADS,
-    outline: Outline | None = None,
-    further: Sequence[Any] = (),
-) -> Coupling:
-    """Trace, then pin what a trial cut shows to be written down or computed with as a number.
-
-    `outline` is run in place of the model, as far as it goes. `further` are more examples. `attention` says what goes
-    first where an attention allows both: "heads" or "width" (the same slots of each head).
-    """
-    wish = choices(attention)
-    traced = with_further(first(model, example, pin, outline), further, pin=pin)
-    kinds = dict.fromkeys(site.kind for site in traced.sites if site.known)
-    options = {kind: list(wish) for kind in kinds}
-    now = Settling(model, example, pin, options, traced.sites, outline=traced.outline, further=further)
-    if kinds:
-        traced = now.traced()
-        while now.barren(traced):
-            traced = now.traced()
-    coupling = traced.coupling()
-    while coupling.groups and (
-        found := trial(traced, coupling, example) or elsewhere(traced, coupling, further) or differs(traced, example)
-    ):
-        if now.next(found):
-            traced = now.traced()
-            while now.barren(traced):
-                traced = now.traced()
-        else:
-            for g in guilty(traced, coupling, example, found):
-                now.hold(traced, coupling.groups[g], found.why)
-        coupling = traced.coupling()
-    return traced.coupling() if any(factor.sure for factor in traced.book.folds.values()) else coupling
-
-
-def first(model: nn.Module, example: Any, pin: Sequence[str | nn.Module], outline: Outline | None) -> Traced:
-    """The trace of an outline of the model; of the model itself where it has none, or reads values on its way."""
-    if outline is not None:
-        try:
-            return observe(model, example, pin=pin, outline=outline)
-        except UnknownName:
-            raise
-        except Exception:
-            pass
-    return observe(model, example, pin=pin)
-
-
-def choices(attention: str) -> list[Choice]:
-    """What is tried for an attention, in this order; the wish first, and first without a link to the stream."""
-    if attention not in (HEADS, WIDTH):
-        raise UnknownName.of("attention", attention, (HEADS, WIDTH))
-    order = (HEADS, WIDTH) if attention == HEADS else (WIDTH, HEADS)
-    tried = [Choice(keep, linked) for keep in order for linked in (False, True)]
-    return [*tried, Choice(NEITHER)]
-
-
-def near(coupling: Coupling, where: str | None) -> Sequence[int]:
-    """Groups with entries in the module in which a trial failed, else in the one around it, else all."""
-    path = where
-    while path:
-        found = [g for g, group in enumerate(coupling.groups) if any(inside(m.tensor, path) for m in group.members)]
-        if found:
-            return found
-        path = path.rpartition(".")[0]
-    return range(len(coupling.groups))
-
-
-def guilty(traced: Traced, coupling: Coupling, example: Any, found: Trouble) -> Sequence[int]:
-    """Of the groups that a trial blames, those that make trouble when they alone are cut. Where none does, others are
-    tried: an op may fail for what an unknown op before it read. All that were blamed, where none is found."""
-    blamed = found.groups or near(coupling, found.where)
-    channels = traced.channels(coupling)
-    for suspects in (blamed, range(len(coupling.groups))):
-        alone = [unit for unit in units(coupling) if unit & {*suspects}] if len(suspects) <= SUSPECTS else []
-        alone = [unit for unit in alone if cut_trial(traced, coupling, channels, example, unit)]
-        if alone:
-            return sorted({g for unit in alone for g in unit})
-    return blamed
+ROUNDING = 5e-6  # what two ways of adding up leave in single precision; a scale that is off leaves far more
 
 
 def units(coupling: Coupling) -> list[frozenset[int]]:
@@ -349,5 +205,8 @@ def differs(traced: Traced, example: Any) -> Trouble | None:
     if not coupling.folds and not any(site.known for site in traced.sites):
         return None
     plan = step_plan(coupling)
-    gap = eval_gap(traced.model, apply(traced.model, plan), plan, example)
+    small = apply(traced.model, plan)
+    if own_dtype(traced.model, small, plan, example) <= ROUNDING:
+        return None
+    gap = eval_gap(traced.model, small, plan, example)
     return None if gap <= TOLERANCE else Trouble("the cut network differs from the masked one", (), "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..own import taught
 from ..record import Rule
-from . import complexes, detection, layout, mixing, norms, picked, pointwise, products
+from . import complexes, detection, layout, mixing, norms, picked, pointwise, products, written
 
 PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch.fft, torch._C._VariableFunctions)
 
@@ -60,11 +60,11 @@ def built_in() -> Mapping[Any, Rule]:
         (layout.INDEX, layout.index),
         (["cat", "concat", "concatenate", "stack"], layout.concatenated),
         (["pad"], layout.padded),
-        (["__setitem__"], layout.set_item),
+        (["__setitem__"], written.set_item),
         (["index_select"], picked.chosen),
         (["gather"], picked.gathered),
-        (["index_add", "index_copy"], picked.put),
-        (["scatter", "scatter_add"], picked.scattered),
+        (["index_add", "index_copy", "index_reduce"], picked.put),
+        (["scatter", "scatter_add", "scatter_reduce"], picked.scattered),
         (complexes.TRANSFORMS, complexes.transform),
         (["view_as_complex"], complexes.as_complex),
         (["view_as_real"], complexes.as_real),

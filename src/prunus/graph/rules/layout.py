@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..labels import ZERO, compress, resized, spelled, spread, varying, vector
+from ..blank import MOVED, blank, met
+from ..labels import ZERO, compress, places, resized, spelled, varying, vector
 from ..record import Call
-from ..splits import Source, carried, chained, said, split, written
+from ..splits import Source, carried, chained, said, split, spoken
 from ..told import Told
 from .pointwise import join
 
@@ -32,8 +33,11 @@ def replay(call: Call, out: Tensor) -> list[Tensor]:
     source = carried(call, x, out, lambda plane: func(plane, *rest, **named))
     planes = [regular(call, p, compress(func(p, *rest, **named)), source, out) for p in call.label(x).planes]
     for plane in planes:
-        written(call, plane)
+        spoken(call, plane)
     return apart(call, planes)
+
+
+replay.repeats = MOVED  # type: ignore[attr-defined]
 
 
 def apart(call: Call, planes: list[Tensor]) -> list[Tensor]:
@@ -129,6 +133,9 @@ def pieces(call: Call, out: Any) -> Any:
     return results
 
 
+pieces.repeats = MOVED  # type: ignore[attr-defined]
+
+
 def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
     """Equal pieces keep equally many. Of unequal ones those may shrink whose sizes are attributes of modules, which
     follow; a packed weight keeps equally many of its smallest piece and of every part of that size."""
@@ -140,12 +147,12 @@ def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
     if len(set(sizes)) == 1 or (id(x) in call.tracer.names and all(size % least == 0 for size in sizes)):
         if len(ids) > least > 0:
             call.book.evenly(ids.reshape(-1, least))
-        said(call, told[0], rows[0])
+        said(call.tracer, told[0], rows[0])
         return
     alike: dict[Any, list[Tensor]] = {}
     for row, size in zip(rows, told if len(told) == len(sizes) else sizes, strict=True):
         at = (size.path, size.name, size.place) if isinstance(size, Told) else None
-        if at in alike or said(call, size, row):
+        if at in alike or said(call.tracer, size, row):
             alike.setdefault(at, []).append(row)
         else:
             call.book.pin(row, f"{call.name} {FIXED_SIZES}")
@@ -159,8 +166,10 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
     x, planes = call.args[0], []
     if out.numel() and not any(isinstance(t, Tensor) for t in tree_iter(call.args[1:])):
         carried(call, x, out, lambda plane: call.func(plane, *call.args[1:], **call.kwargs))
+    masked = any(isinstance(t, Tensor) and t.dtype == torch.bool for t in tree_iter(call.args[1:]))
+    masks = places(x, call.args[1]) if masked else set()
     for plane in call.label(x).planes:
-        if any(isinstance(t, Tensor) and t.dtype == torch.bool for t in tree_iter(call.args[1:])):
+        if masks and masks & set(varying(plane)):
             call.book.pin(plane, "it is selected by a mask of values")
             continue
         if not out.numel():
@@ -173,6 +182,9 @@ def index(call: Call, out: Tensor) -> list[Tensor]:
         if varying(after):
             planes.append(after)
     return planes
+
+
+index.repeats = MOVED  # type: ignore[attr-defined]
 
 
 def between(call: Call, x: Tensor, plane: Tensor) -> bool:
@@ -192,7 +204,7 @@ def between(call: Call, x: Tensor, plane: Tensor) -> bool:
         return False
     ends = [end for end in (its.start, its.stop) if end]
     line = vector(plane, axes[0])
-    return bool(ends) and all([said(call, end, line[:end]) for end in ends])
+    return bool(ends) and all([said(call.tracer, end, line[:end]) for end in ends])
 
 
 def partial(call: Call, before: Tensor, after: Tensor) -> None:
@@ -235,8 +247,13 @@ def concatenated(call: Call, out: Tensor) -> list[Tensor]:
     operands = [
         (t.unsqueeze(dim) if stacking else t, [p.narrow(dim, 0, 1) for p in planes])
         for t, planes in zip(tensors, across, strict=True)
+        if planes or not blank(call.tracer, t)
     ]
-    fixed = [t for t, planes in zip(tensors, across, strict=True) if not planes]
+    for t in tensors:
+        for _, planes in operands if blank(call.tracer, t) else ():
+            for plane in planes:
+                met(call, t, (plane.squeeze(dim) if stacking else plane.expand(out.shape)))
+    fixed = [t for t, planes in zip(tensors, across, strict=True) if not planes and not blank(call.tracer, t)]
     for _, planes in operands:
         for plane in planes if fixed else ():
             call.book.pin(plane, call.label(fixed[0]).why)
@@ -274,47 +291,6 @@ def padded(call: Call, out: Tensor) -> list[Tensor]:
         else:
             call.book.pin(plane, f"it is padded with mode {mode}")
     return planes
-
-
-def set_item(call: Call, out: Any) -> Any:
-    """`x[part] = value`: what is written goes together with what it overwrites."""
-    target, part, value = call.args
-    label = call.label(target)
-    if not isinstance(value, Tensor):
-        overwritten(call, target, part)
-        return []
-    given = call.label(value)
-    if any(isinstance(t, Tensor) for t in tree_iter(part)):
-        for plane in (*label.planes, *given.planes):
-            call.book.pin(plane, "it is written at computed places")
-        return []
-    shape = target[part].shape
-    mine = [spread(plane[part], shape) for plane in label.planes]
-    for plane in label.planes:
-        partial(call, plane, compress(plane[part]))
-    join(
-        call, shape, [(target[part], mine), (value, [spread(p, shape) for p in given.planes if p.dim() <= len(shape)])]
-    )
-    return []
-
-
-def overwritten(call: Call, target: Tensor, part: Any) -> None:
-    """`x[part] = 0`: a number goes to a part of a channel axis, or to places that are computed."""
-    places = part if isinstance(part, tuple) else (part,)
-    computed: set[int] = set()
-    for axis, place in enumerate(places):
-        if isinstance(place, Tensor) and not (place.dtype == torch.bool and place.shape == target.shape):
-            computed |= set(range(axis, axis + (place.dim() if place.dtype == torch.bool else 1)))
-    for plane in call.label(target).planes:
-        if computed & set(varying(plane)):
-            call.book.pin(plane, "it is written at computed places")
-        elif not any(isinstance(t, Tensor) for t in tree_iter(part)):
-            had, taken = (torch.unique(spelled(p)).numel() for p in (plane, compress(plane[part])))
-            if taken < had:
-                call.book.pin(plane, FIXED_PLACE)
-
-
-set_item.statement = True  # type: ignore[attr-defined]
 
 
 REPLAY = """

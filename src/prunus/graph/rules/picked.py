@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..blank import blank
 from ..labels import resized, varying
 from ..record import Call
 from .pointwise import flat, join
@@ -51,7 +52,8 @@ def along_both(call: Call, out: Tensor, dim: int, operands: list[Tensor]) -> lis
     """Operands that meet entry by entry along all axes but `dim`."""
     met = []
     for t in operands:
-        planes, repeated = passing(call, t, dim, out.shape), {dim, *flat(t)}
+        repeated = set(range(t.dim())) if blank(call.tracer, t) else {dim, *flat(t)}
+        planes = passing(call, t, dim, out.shape)
         probe = torch.empty([1 if d in repeated else n for d, n in enumerate(t.shape)], device="meta")
         met.append((probe, planes))
     return join(call, out.shape, met)

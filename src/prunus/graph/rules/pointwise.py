@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ...models.dropped import Zero
+from ..blank import blank, met
 from ..labels import ZERO, along, spelled, spread, varying
 from ..record import Call
 from ..splits import PROPORTIONAL, scaled
@@ -27,7 +28,9 @@ def join(call: Call, shape: Sequence[int], operands: Sequence[tuple[Tensor, Sequ
                 if i == j or all(sizes[d] == 1 for d in axes):
                     continue
                 mates = [mate for mate in wide[j] if axes & set(varying(mate))]
-                if not mates and any(sizes[d] > 1 and d - len(shape) + other.dim() not in flat(other) for d in axes):
+                if not mates and blank(call.tracer, other):
+                    met(call, other, plane)
+                elif not mates and any(sizes[d] > 1 and d - len(shape) + other.dim() not in flat(other) for d in axes):
                     call.book.pin(plane, call.label(other).why)
                 for mate in mates if i < j else ():
                     call.book.unite(plane, mate)
@@ -60,6 +63,7 @@ def elementwise(call: Call, out: Any) -> Any:
 
 elementwise.joins = True  # type: ignore[attr-defined]
 elementwise.inherits = True  # type: ignore[attr-defined]
+elementwise.repeats = True  # type: ignore[attr-defined]
 elementwise.computes = True  # type: ignore[attr-defined]
 
 
@@ -70,6 +74,7 @@ def like(call: Call, out: Any) -> Any:
 
 
 like.inherits = True  # type: ignore[attr-defined]
+like.repeats = True  # type: ignore[attr-defined]
 
 
 def drawn(call: Call, out: Any) -> Any:
@@ -113,6 +118,9 @@ def glu(call: Call, out: Any) -> Any:
 def assign(call: Call, out: Any) -> Any:
     """`copy_`, `fill_`: the target keeps its own planes and takes the source's."""
     return elementwise(call, out)
+
+
+assign.repeats = True  # type: ignore[attr-defined]
 
 
 ELEMENTWISE = """
