@@ -45,7 +45,7 @@ def test_one_seed_says_nothing_of_the_spread() -> None:
 
 
 def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, images: list[str], weights: list[str]) -> None:
-    from nuclear_refresh import ROWS, main
+    from nuclear_refresh import WORDS, main
 
     page = tmp_path / "page.md"
     page.write_text("<!-- nuclear_refresh: begin -->\n<!-- nuclear_refresh: end -->\n")
@@ -53,7 +53,7 @@ def test_it_runs_and_a_second_start_runs_nothing(tmp_path: Path, images: list[st
     given += ["--results", str(tmp_path / "r.jsonl"), "--page", str(page)]
     assert main(given) == 0
     found = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert [r["row"] for r in found] == list(ROWS)
+    assert [r["row"] for r in found] == list(WORDS)
     assert all(r["proof"] and r["macs"] <= 0.7 * r["dense_macs"] for r in found)
     assert str(tmp_path) not in (tmp_path / "r.jsonl").read_text()
     before = (tmp_path / "r.jsonl").read_text()

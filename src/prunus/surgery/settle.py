@@ -138,11 +138,14 @@ def settle(
             while now.barren(traced):
                 traced = now.traced()
         else:
-            for mine in alike(coupling, guilty(traced, coupling, example, found)):
+            alone = guilty(traced, coupling, example, found)
+            for mine in alike(coupling, alone):
                 if linked := mates(traced, coupling, example, mine):
                     now.link(traced, [coupling.groups[g] for g in linked])
                 for g in mine if not linked else ():
                     now.hold(traced, coupling.groups[g], found.why)
+            for g in [] if alone else found.groups or near(coupling, found.where):
+                now.hold(traced, coupling.groups[g], found.why)
         coupling = traced.coupling()
     return traced.coupling() if any(factor.sure for factor in traced.book.folds.values()) else coupling
 
@@ -181,7 +184,7 @@ def near(coupling: Coupling, where: str | None) -> Sequence[int]:
 
 def guilty(traced: Traced, coupling: Coupling, example: Any, found: Trouble) -> Sequence[int]:
     """Of the groups that a trial blames, those that make trouble when they alone are cut. Where none does, others are
-    tried: an op may fail for what an unknown op before it read. All that were blamed, where none is found."""
+    tried: an op may fail for what an unknown op before it read."""
     blamed = found.groups or near(coupling, found.where)
     channels = traced.channels(coupling)
     for suspects in (blamed, range(len(coupling.groups))):
@@ -189,7 +192,7 @@ def guilty(traced: Traced, coupling: Coupling, example: Any, found: Trouble) -> 
         alone = [unit for unit in alone if cut_trial(traced, coupling, channels, example, unit)]
         if alone:
             return sorted({g for unit in alone for g in unit})
-    return blamed
+    return []
 
 
 def alike(coupling: Coupling, groups: Sequence[int]) -> list[list[int]]:
