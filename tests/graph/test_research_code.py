@@ -251,3 +251,36 @@ def test_a_forward_that_was_put_into_a_model_means_the_copy() -> None:
     small = prunus.prune(model, image(), "macs=60%")
     assert small.model[0].out_channels < 16 and model(image()).isfinite().all()
     assert eval_gap(model, small.model, small.plan, image()) < 1e-12
+
+
+# tables for eval mode -------------------------------------------------------------------------------------------------
+class Tabled(nn.Module):
+    """Keeps in eval mode what it computes of a weight, until it is trained again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.table = nn.Parameter(torch.randn(16)), dict[str, Tensor]()
+        self.a, self.c = conv(3, 16), head(16)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if mode:
+            self.table = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias.exp() if self.training else self.table.get("bias")
+        if bias is None:
+            bias = self.table["bias"] = self.bias.exp()
+        out: Tensor = self.c(pool((self.a(x) + bias[:, None, None]).relu()))
+        return out
+
+
+def test_a_table_of_before_the_cut_is_none_of_the_cut_network() -> None:
+    model = lively(Tabled()).eval()
+    plan = prunus.prune(model, image(), "macs=60%").plan
+    with torch.no_grad():
+        model(image())
+    was = model.table["bias"]
+    small = prunus.apply(model, plan)
+    assert model.table["bias"] is was and not small.training
+    assert small(image()).isfinite().all() and small.table["bias"].shape[0] < 16

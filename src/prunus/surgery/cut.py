@@ -65,7 +65,19 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         if attribute.path in modules:
             remember(modules[attribute.path], attribute.name, attribute.place, attribute.form, plan.widths)
     recompute(modules.values())
+    renewed(small)
     return small
+
+
+def renewed(small: nn.Module) -> None:
+    """Modules with a `train` of their own drop there what they computed of their weights for eval mode, such as a table
+    of attention biases: that of before the cut is none of the cut network's."""
+    modules = [module for _, module in modules_of(small)]
+    if any(type(module).train is not nn.Module.train for module in modules):
+        modes = [(module, module.training) for module in modules]
+        small.train()
+        for module, mode in modes:
+            module.training = mode
 
 
 @torch.no_grad()
