@@ -188,13 +188,15 @@ class Uneven(Base):
             whole = scale.view(1, -1)
             scale.copy_(torch.linspace(0, 1, len(scale)))
             scale = whole[0]
+        elif self.how in ("data", "detach"):
+            (scale.data if self.how == "data" else scale.detach()).copy_(torch.linspace(0, 1, len(scale)))
         else:
             scale = scale.cumsum(0)
         out: Tensor = self.c(h * scale)
         return out
 
 
-@pytest.mark.parametrize("how", ["part", "view", "seen through a view", "cumsum"])
+@pytest.mark.parametrize("how", ["part", "view", "seen through a view", "data", "detach", "cumsum"])
 def test_a_tensor_whose_entries_differ_by_channel_pins_what_it_meets(how: str) -> None:
     model = lively(Uneven())
     model.how = how

@@ -78,13 +78,21 @@ def kept(call: Call, rule: Rule | None, operands: Sequence[Tensor], results: Seq
     for result in results:
         if same:
             before = tracer.blanks[first]
-            store = before.store if result is first or result._is_view() else Store()
+            store = before.store if shares(result, first) else Store()
             zero = name in ZEROS or (before.zero and (name in MOVES or getattr(rule, "repeats", "") == MOVED))
             sizes = before.sizes if name in MOVES and result.shape == first.shape else ()
             if result is not first or name not in MOVES:
                 tracer.blanks[result] = Blank(store, zero, sizes)
         else:
             written(tracer, result)
+
+
+def shares(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are views of the same memory; `detach` and `.data` give some that say nothing of it."""
+    try:
+        return a is b or a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError):  # sparse tensors and those inside `vmap` tell nothing
+        return True
 
 
 def written(tracer: Tracer, tensor: Tensor) -> None:
