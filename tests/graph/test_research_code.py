@@ -265,6 +265,7 @@ class Tabled(nn.Module):
     def train(self, mode: bool = True) -> nn.Module:
         if mode:
             self.table = {}
+            self.c.bias.requires_grad_(False)
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,4 +284,5 @@ def test_a_table_of_before_the_cut_is_none_of_the_cut_network() -> None:
     was = model.table["bias"]
     small = prunus.apply(model, plan)
     assert model.table["bias"] is was and not small.training
+    assert small.c.bias.requires_grad and model.c.bias.requires_grad
     assert small(image()).isfinite().all() and small.table["bias"].shape[0] < 16

@@ -75,9 +75,12 @@ def renewed(small: nn.Module) -> None:
     modules = [module for _, module in modules_of(small)]
     if any(type(module).train is not nn.Module.train for module in modules):
         modes = [(module, module.training) for module in modules]
+        trained = [(parameter, parameter.requires_grad) for parameter in small.parameters()]
         small.train()
         for module, mode in modes:
             module.training = mode
+        for parameter, is_trained in trained:  # some freeze a part of themselves there
+            parameter.requires_grad_(is_trained)
 
 
 @torch.no_grad()
