@@ -10,9 +10,9 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "prunus"
 
 _BASE = {"errors"}
-_STATE = _BASE | {"state", "outline"}
+_STATE = _BASE | {"configs", "state", "outline"}
 _WORDS = _BASE | {"rates", "target"}
-_GRAPH = _WORDS | {"graph", "models", "state", "outline"}
+_GRAPH = _WORDS | {"configs", "graph", "models", "state", "outline"}
 _CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
@@ -20,6 +20,7 @@ _ALL = _CORE | {"files", "api", "transfer", "lab", "folders", "progress", "userf
 _ALL |= {"child", "student"}
 ALLOWED = {
     "errors": set[str](),
+    "configs": set[str](),
     "rates": _BASE,
     "target": _WORDS,
     "plan": _GRAPH | {"planfile", "composed"},

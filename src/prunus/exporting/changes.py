@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..configs import attributes
 from ..errors import InputError
 from ..models.dropped import Blank, Passed, Zero
 from .origin import literal
@@ -37,6 +38,7 @@ class Changes:
     modules: int = 0
     branches: set[str] = field(default_factory=set)
     resizes: bool = False
+    configures: bool = False
     loose: list[str] = field(default_factory=list)
 
 
@@ -66,6 +68,7 @@ def changes(whole: nn.Module, cut: nn.Module, made_by: str) -> Changes:
             if replacement is not None:
                 own = [f"model.set_submodule({literal(path)}, {replacement})"]
             found.resizes = found.resizes or any(line.startswith("resize(") for line in own)
+            found.configures = found.configures or any(line.startswith("configure(") for line in own)
             add(path, own)
         below = (
             {n for n, m in one._modules.items() if m is not None},
@@ -110,17 +113,25 @@ def own_changes(path: str, one: nn.Module, other: nn.Module, made_by: str) -> li
         for name in held.keys() - theirs.keys():
             raise other_network(made_by, f"{path or 'it'} has a tensor {name}")
     before, after = plain(one), plain(other)
+    settings: dict[str, list[str]] = {}
     for name, code in after.items():
-        if before.get(name) != code and (name in before or name not in vars(one)):
+        if before.get(name) == code or (name not in before and name in attributes(one)):
+            continue
+        owner, _, entry = name.partition(".")
+        if entry:
+            settings.setdefault(owner, []).append(f"{literal(entry)}: {code}")
+        else:
             lines.append(assigned(f"{path}.{name}" if path else name, code))
+    for owner, entries in settings.items():
+        lines.append(f"configure(model, {literal(path)}, {literal(owner)}, {{{', '.join(entries)}}})")
     return lines
 
 
 def plain(module: nn.Module) -> dict[str, str]:
-    """The attributes of a module that can be written down, as code."""
+    """The attributes of a module that can be written down, as code, and the entries of its settings: `config.heads`."""
     found = {}
-    for name, value in vars(module).items():
-        if name.startswith("_") or name == "training" or not name.isidentifier():
+    for name, value in attributes(module).items():
+        if name.startswith("_") or name == "training" or not name.partition(".")[0].isidentifier():
             continue
         try:
             found[name] = literal(value)

@@ -68,6 +68,16 @@ def resize(model: nn.Module, name: str, *shape: int) -> None:
     setattr(layer, own, new if name in dict(model.named_buffers()) else nn.Parameter(new))
 '''
 
+CONFIGURE = '''
+
+def configure(model: nn.Module, path: str, name: str, entries: dict) -> None:
+    """Give a module settings of its own, in which these entries are others."""
+    layer = model.get_submodule(path)
+    settings = copy.copy(getattr(layer, name))
+    (settings if isinstance(settings, dict) else vars(settings)).update(entries)
+    setattr(layer, name, settings)
+'''
+
 
 def write_python(given: Given, path: Path, origin: Origin) -> tuple[tuple[Path, ...], Run]:
     """Write the module and its weights, and give what runs them. Raises ExportError, InputError."""
@@ -131,6 +141,8 @@ def head(name: str, origin: Origin, found: Changes, taken: Carried, weights: str
     own = origin.module.split(".")[0] == "prunus"
     needs = "torch" if own else f"torch and {origin.module}"
     taken.imports |= {("pathlib", "Path", "Path"), ("torch", "", "torch"), ("torch", "nn", "nn")}
+    if found.configures:
+        taken.imports.add(("copy", "", "copy"))
     told = name if name.isidentifier() and name.isascii() else "A network"
     lines = [
         f'"""{told}, cut: {found.modules} modules differ from the whole network. {MARK} {__version__}.',
@@ -154,7 +166,7 @@ def head(name: str, origin: Origin, found: Changes, taken: Carried, weights: str
 
 
 def body(model: nn.Module, whole: nn.Module, call: str, found: Changes) -> list[str]:
-    """The two functions of the file, and the third where tensors change their shape."""
+    """The two functions of the file, and those that it needs where tensors change their shape, or settings a number."""
     loose = [f"    model.get_buffer({literal(name)}).data = tensors.pop({literal(name)})" for name in found.loose]
     dtype = own_dtype(model)
     return [
@@ -176,7 +188,9 @@ def body(model: nn.Module, whole: nn.Module, call: str, found: Changes) -> list[
         *(f"    {line}" for line in found.lines),
         *([f"    model.to({dtype})"] if dtype != own_dtype(whole) else []),
         "    return model",
-        *([RESIZE] if found.resizes else [""]),
+        *([RESIZE] if found.resizes else []),
+        *([CONFIGURE] if found.configures else []),
+        *([] if found.resizes or found.configures else [""]),
     ]
 
 

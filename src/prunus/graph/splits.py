@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
+from ..configs import entries, is_config
 from .labels import Book, Check, along, compress, spelled, varying, vector
 from .told import Told
 
@@ -235,11 +236,11 @@ def stated(call: Call, after: Tensor, axes: tuple[int, ...], site: Site, free: i
     line = torch.unique(vector(after, free))
     area = torch.unique(after[tuple(slice(None) if d in both else 0 for d in range(after.dim()))])
     mine = is_heads if choice.keep == HEADS else is_width
-    for name in numbers(call, line.numel()):
-        if mine(name):
+    for name in (*numbers(call, line.numel()), *settings(call, line.numel())):
+        if mine(name.rpartition(".")[2]):
             state(call.book, call.path, name, line)
-    for name in numbers(call, area.numel()):
-        if is_width(name):
+    for name in (*numbers(call, area.numel()), *settings(call, area.numel())):
+        if is_width(name.rpartition(".")[2]):
             state(call.book, call.path, name, area)
     if choice.linked and site.reads is not None and site.reads.numel() == area.numel():
         call.book.links.append((line, site.reads, "heads × width must stay what the projection reads"))
@@ -279,8 +280,22 @@ def is_width(name: str) -> bool:
 
 def numbers(call: Call, value: int) -> list[str]:
     """Attributes of the running module that are this number."""
-    found = vars(call.module).items()
-    return [n for n, v in found if isinstance(v, int) and not isinstance(v, bool) and v == value > 1]
+    return [name for name, held in vars(call.module).items() if whole(held) and held == value]
+
+
+def settings(call: Call, value: int) -> list[str]:
+    """Entries of the running module's settings that are this number, and that the code of its class reads."""
+    kind: Any = type(call.module)
+    read, found = read_by(kind), []
+    for name, held in vars(call.module).items():
+        if name in read and is_config(name, held):
+            found += [f"{name}.{key}" for key, v in entries(held).items() if key in read and v == value and whole(v)]
+    return found
+
+
+def whole(value: object) -> bool:
+    """Whether a value is an integer above one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
 def sizes_of(call: Call, out: Tensor) -> list[Any]:

@@ -1,7 +1,8 @@
 """Numbers that modules remember as attributes, seen where a forward says a width by one of them.
 
 While a model is traced its integer attributes are integers that know their place. A split, a slice or a view that is
-given one shows which attribute states which width; what arithmetic makes of them are plain integers.
+given one shows which attribute states which width; what arithmetic makes of them are plain integers. Numbers in an
+object of settings that a module keeps are attributes named `config.heads`; while it runs, the module has a copy.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from typing import Any
 
 from torch import nn
 
+from ..configs import changed, entries, is_config
 from ..state import modules_of
 
 CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Told(int):
-    """An integer attribute of a module: its path, its name, and the place in it where it is a tuple or a list."""
+    """An integer attribute of a module: its path, its name, and the place in it where it is a tuple or a list. An entry
+    of its settings is named after them: `config.heads`."""
 
     path: str
     name: str
@@ -54,6 +57,15 @@ def told(value: Any, path: str, name: str) -> Any:
     """The value, its integers `Told`; the value itself where there is none."""
     if name.startswith("_"):
         return value
+    if is_config(name, value):
+        known = {key: number(item, path, f"{name}.{key}") for key, item in entries(value).items()}
+        known = {key: item for key, item in known.items() if holds(item)}
+        return changed(value, known) if known else value
+    return number(value, path, name)
+
+
+def number(value: Any, path: str, name: str) -> Any:
+    """The same, but for settings."""
     if type(value) is int and value > 1:
         return one(value, path, name, 0)
     if type(value) in (tuple, list) and value and all(type(item) is int for item in value):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ..configs import attributes, changed
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
 from ..models.dropped import Blank, Passed, Zero
@@ -173,14 +174,18 @@ def renumbered(index: Tensor, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) 
 
 
 def remember(module: nn.Module, name: str, place: int, form: Form, widths: tuple[int, ...]) -> None:
-    """Set an attribute, or one entry of a tuple, to a width."""
-    old, value = vars(module).get(name), int(form(widths))
+    """Set an attribute, or one entry of a tuple, to a width. An entry of the module's settings (`config.heads`) is set
+    in a copy of them, since others may share them."""
+    old, value = attributes(module).get(name), int(form(widths))
+    new: object = value
     if isinstance(old, (tuple, list)) and 0 <= place < len(old) and isinstance(old[place], int):
-        setattr(module, name, type(old)([*old[:place], value, *old[place + 1 :]]))
-    elif isinstance(old, int) and not isinstance(old, bool):
-        setattr(module, name, value)
-    elif old is not None or name in dir(module):
+        new = type(old)([*old[:place], value, *old[place + 1 :]])
+    elif old is None and name not in dir(module):
+        return
+    elif not isinstance(old, int) or isinstance(old, bool):
         raise PlanError(f"the plan sets {name} of a {type(module).__name__}, which is no width")
+    owner, _, entry = name.partition(".")
+    setattr(module, owner, changed(vars(module)[owner], {entry: new}) if entry else new)
 
 
 def drop(model: nn.Module, branch: Dropped, widths: tuple[int, ...]) -> None:

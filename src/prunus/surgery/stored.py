@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..configs import attributes
 from ..errors import ProofError
 from ..graph.coupling import VALUES
 from ..plan import Plan
@@ -81,10 +82,11 @@ def same_state(dense: nn.Module, small: nn.Module, plan: Plan) -> None:
         kind: Any = type(old)
         if not is_plain(kind) or not kind.__setstate__.__module__.startswith("torch."):
             continue  # its copy may hold what it likes
-        for name, value in vars(old).items():
+        mine = attributes(module)
+        for name, value in attributes(old).items():
             want = stated(value, told.get((path, name), {}))
-            if want is not None and vars(module).get(name) != want[0]:
-                raise refused(f"{name} of {where} is {vars(module).get(name)} in the cut network, not {want[0]}")
+            if want is not None and mine.get(name) != want[0]:
+                raise refused(f"{name} of {where} is {mine.get(name)} in the cut network, not {want[0]}")
 
 
 def refused(what: str) -> ProofError:
