@@ -62,6 +62,12 @@ def between(op: Callable[..., Tensor], wide: int = 12, **parts: object) -> Calla
     )
 
 
+def into(target: Tensor, part: slice, value: Tensor) -> Tensor:
+    target = target.clone()
+    target[:, part] = value
+    return target
+
+
 STUCK: dict[str, Stuck] = {
     "einsum with a diagonal": Stuck(
         between(lambda y: torch.einsum("nchw,cc->nchw", y, torch.ones(12, 12))),
@@ -84,8 +90,20 @@ STUCK: dict[str, Stuck] = {
     "roll over channels": Stuck(
         between(lambda y: y.roll(1, 1)), {"a": 8}, "b outputs", 12, "order of channels matters"
     ),
-    "pieces of unequal size": Stuck(
-        between(lambda y: y.split([4, 8], 1)[1], 8), {"a": 8}, "b outputs", 12, "pieces of fixed sizes"
+    "pieces of sizes without a common share": Stuck(
+        between(lambda y: y.split([5, 7], 1)[1], 7), {"a": 8}, "b outputs", 12, "pieces of fixed sizes"
+    ),
+    "pieces of written sizes": Stuck(
+        between(lambda y: y.split([4, 8], 1)[1], 8), {"a": 8}, "b outputs", 12, "written down in the code"
+    ),
+    "a slice at a written place": Stuck(
+        between(lambda y: y[:, 4:].mean(1, True) * y), {"a": 8}, "b outputs", 12, "a part of fixed size"
+    ),
+    "written to at a literal place": Stuck(
+        between(lambda y: into(y, slice(0, 4), y[:, :1])), {"a": 8}, "b outputs", 12, "fixed place"
+    ),
+    "zeros filled at literal places": Stuck(
+        between(lambda y: into(torch.zeros_like(y), slice(4, 8), y[:, 4:8])), {"a": 8}, "b outputs", 12, "a part of"
     ),
     "unbind of channels": Stuck(
         between(lambda y: torch.stack(y.unbind(1), 1)), {"a": 8}, "b outputs", 12, "pieces of fixed sizes"

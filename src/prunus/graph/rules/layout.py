@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -138,7 +140,8 @@ pieces.repeats = MOVED  # type: ignore[attr-defined]
 
 def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
     """Equal pieces keep equally many. Of unequal ones those may shrink whose sizes are attributes of modules, which
-    follow; a packed weight keeps equally many of its smallest piece and of every part of that size."""
+    follow; where none is, each keeps its share of the whole. A packed weight keeps equally many of its smallest piece
+    and of every part of that size."""
     ids = call.tracer.read(x, dim)
     given = call.get(1, "split_size_or_sections", call.kwargs.get("split_size", call.kwargs.get("split_sizes")))
     told = list(given) if isinstance(given, (tuple, list)) else [given] * len(sizes)
@@ -150,6 +153,8 @@ def apart_by(call: Call, x: Tensor, dim: int, sizes: list[int]) -> None:
         said(call.tracer, told[0], rows[0])
         return
     alike: dict[Any, list[Tensor]] = {}
+    if not any(isinstance(size, Told) for size in told) and by_share(call, ids, *accumulate(sizes)):
+        return
     for row, size in zip(rows, told if len(told) == len(sizes) else sizes, strict=True):
         at = (size.path, size.name, size.place) if isinstance(size, Told) else None
         if at in alike or said(call.tracer, size, row):
@@ -218,13 +223,19 @@ def partial(call: Call, before: Tensor, after: Tensor) -> None:
     axes = varying(before)
     line = before[tuple(slice(None) if d == axes[-1] else 0 for d in range(before.dim()))]
     kept = after[tuple(slice(None) if d in varying(after) else 0 for d in range(after.dim()))]
-    width, part = line.numel(), kept.numel()
-    if len(axes) == 1 and kept.dim() == 1 and part > 1 and width % part == 0:
-        blocks = line.reshape(-1, part)
-        if bool((blocks == kept).all(dim=1).any()):
-            call.book.evenly(blocks)
-            return
-    call.book.pin(before, FIXED_PLACE)
+    start = int((line == kept.reshape(-1)[0]).nonzero()[0])
+    end = start + kept.numel()
+    if not (len(axes) == kept.dim() == 1 and torch.equal(line[start:end], kept) and by_share(call, line, start, end)):
+        call.book.pin(before, FIXED_PLACE)
+
+
+def by_share(call: Call, line: Tensor, *places: int) -> bool:
+    """Whether the places that divide an axis may be shares of its width, as `width // 8` is: equal parts, of which the
+    places are multiples, then keep equally many. Places that are written down as numbers show in a trial cut."""
+    size = math.gcd(line.numel(), *places)
+    if 1 < size < line.numel():
+        call.book.evenly(line.reshape(-1, size))
+    return size > 1
 
 
 def concatenated(call: Call, out: Tensor) -> list[Tensor]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..blank import blank, met, written
+from ..blank import blank, line, met, written
 from ..labels import along, compress, places, spelled, spread, varying, vector
 from ..record import Call
-from .layout import FIXED_PLACE, partial
+from .layout import FIXED_PLACE, by_share, partial
 from .pointwise import join
 
 COMPUTED = "it is written at computed places"
@@ -35,7 +35,9 @@ def set_item(call: Call, out: Any) -> Any:
         if hit & set(varying(plane)):
             call.book.pin(plane, COMPUTED)
             continue
-        partial(call, plane, compress(plane[part]))
+        taken = compress(plane[part])
+        call.book.part(taken)
+        partial(call, plane, taken)
         mine.append(spread(plane[part], shape))
     join(call, shape, [(target[part], mine), (value, [spread(p, shape) for p in given])])
     return []
@@ -45,30 +47,54 @@ set_item.statement = True  # type: ignore[attr-defined]
 
 
 def filled(call: Call, target: Tensor, part: Any, given: Sequence[Tensor]) -> None:
-    """`x[part] = value`, x of one number: it takes the channels of the value, where they go to the whole of an axis."""
+    """`x[part] = value`, x of one number: it takes the channels of the value along the axis that they go to. Where they
+    go to a part of it, the rest may be filled later, and stays a constant where it is not."""
     shape = target[part].shape
     planes: list[Tensor] = []
     for plane in given:
         wide = spread(plane, shape)
         axes = varying(wide)
-        axis = whole(target, part, axes[0]) if len(axes) == 1 else None
-        if axis is None:
+        at = where(target, part, axes[0]) if len(axes) == 1 else None
+        if at is None:
             call.book.pin(plane, "it is written into a part of another tensor")
             continue
-        met(call, target, along(vector(wide, axes[0]), axis, target.shape))
-        planes.append(along(vector(wide, axes[0]), axis, target.shape))
+        axis, start = at
+        ids = vector(wide, axes[0])
+        if ids.numel() == target.shape[axis]:
+            met(call, target, along(ids, axis, target.shape))
+        else:
+            ids = amid(call, target, axis, start, ids)
+        planes.append(along(ids, axis, target.shape))
     written(call.tracer, target)
     call.tracer.mark(target, planes, "it has a fixed width")
 
 
-def whole(target: Tensor, part: Any, axis: int) -> int | None:
-    """The axis of `target` of which `target[part]` has all entries, in order, along its own `axis`."""
+def amid(call: Call, target: Tensor, axis: int, start: int, ids: Tensor) -> Tensor:
+    """The ids along an axis of a tensor of one number of which a part takes these."""
+    end = start + ids.numel()
+    row = line(call.tracer, target, axis)
+    if row is None:  # a network already cut
+        row = call.book.fixed("nothing was written there", target.shape[axis]).clone()
+        row[start:end] = ids
+        return row
+    call.book.unite(row[start:end], ids)
+    if not by_share(call, row, start, end):
+        call.book.pin(row, FIXED_PLACE)
+    return row
+
+
+def where(target: Tensor, part: Any, axis: int) -> tuple[int, int] | None:
+    """The axis of `target` of which `target[part]` has entries in order along its own `axis`, and the first of them.
+    None where there is none, or some are left out between."""
     for own, n in enumerate(target.shape):
         if own in places(target, part):
             continue
         got = compress(along(torch.arange(n), own, target.shape)[part])
-        if varying(got) == (axis,) and torch.equal(vector(got, axis), torch.arange(n)):
-            return own
+        if varying(got) == (axis,):
+            taken = vector(got, axis)
+            first = int(taken[0])
+            if torch.equal(taken, torch.arange(first, first + taken.numel())):
+                return own, first
     return None
 
 
