@@ -95,7 +95,7 @@ def rows() -> tuple[Row, ...]:
         *known("abc", "abc", "search", **SMALL),
         Row("slimming", "trained", Slimming(lam=5e-3)),
         Row("group lasso", "trained", SSL(lam=1e-2, solver="proximal", affine=True, keep_length=True)),
-        Row("gates", "trained", Gates(lr_scale=0.1), target="max_rate=80%"),
+        Row("gates", "trained", Gates(), target="max_rate=80%"),
         Row("soft fpgm", "trained", FPGM()),
         *known("dcff", "dcff", "trained", temperature="logistic"),
         *(Row(f"l2, global, then {name}", "repair", l2, repair=(name,)) for name in REPAIRS),
