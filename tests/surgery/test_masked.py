@@ -12,7 +12,7 @@ from zoo import conv, head, image, lively, net, pool, tokens
 
 import prunus
 from prunus.graph.forward import run
-from prunus.surgery import masked, verify
+from prunus.surgery import layers, masked, verify
 from prunus.surgery.masked import masked_tracer
 
 
@@ -88,7 +88,7 @@ def test_one_sample_that_is_laid_out_otherwise_is_normed_rightly() -> None:
         to = torch.randn(1, 16, 8, dtype=torch.float64)
         x = x.repeat(copies, 1, 1).requires_grad_()
         image = x.transpose(1, 2).unflatten(2, (4, 4))
-        out = masked.normed(image if before else image.contiguous(), None, None, weight, None, True)
+        out = layers.normed(image if before else image.contiguous(), None, None, weight, None, True)
         (out.flatten(2).transpose(1, 2) * to).sum().backward()
         assert x.grad is not None and weight.grad is not None
         return [x.grad[:1], weight.grad / copies]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,19 +16,27 @@ FILL = 1e4  # from here on a number may stand for infinity
 SMALL = 1e-3  # a gradient this much below the largest one is compared relative to the largest
 
 
+def long_rows(shape: Sequence[int]) -> bool:
+    """Whether a gradient of this shape is large and has long rows: of others a sketch says less."""
+    return math.prod(shape) >= max(LARGE, 16 * shape[0] if shape else 0)
+
+
 def worth_sketching(gradient: Tensor) -> bool:
-    """Whether a gradient is large, has long rows, and is finite: of others a sketch says less."""
-    return gradient.numel() >= max(LARGE, 16 * gradient.shape[0] if gradient.dim() else 0) and math.isfinite(
-        size_of(gradient)
-    )
+    """Whether a gradient is large, has long rows, and is finite."""
+    return long_rows(gradient.shape) and math.isfinite(size_of(gradient))
 
 
 def sketch(gradient: Tensor) -> Tensor:
     """Each row of a large gradient in a few numbers, its products with random vectors: rows that differ anywhere by δ
     differ there by about δ or more (R. Freivalds, Probabilistic machines can use less running time, 1977)."""
     rows = gradient.reshape(len(gradient), -1)
+    return rows @ vectors(rows)
+
+
+def vectors(rows: Tensor) -> Tensor:
+    """The random vectors for rows of this length, the same whenever they are asked for."""
     draw = torch.Generator().manual_seed(rows.shape[1])
-    return rows @ torch.randn(rows.shape[1], VECTORS, generator=draw, dtype=torch.float64).to(rows)
+    return torch.randn(rows.shape[1], VECTORS, generator=draw, dtype=torch.float64).to(rows)
 
 
 def buffer_difference(wide: dict[str, Tensor], narrow: dict[str, Tensor]) -> float:

@@ -30,6 +30,7 @@ from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
 from ..graph.rules.products import LIKENESS, axis_read
 from ..plan import Plan
 from ..state import call_model, fresh, uncheckpointed
+from .layers import OWN
 from .masked_own import own
 
 DROPOUT = frozenset(
@@ -57,7 +58,7 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
             return args[0].double()
         args = tuple(raised(a) for a in args)
         kwargs = {k: raised(v) for k, v in kwargs.items()}
-    made = normed if call is F.batch_norm and args else call
+    made = OWN.get(call, call) if args else call
     try:
         return made(*args, **kwargs)
     except RuntimeError:  # a constant of the code, or a plain attribute, in the model's own dtype
@@ -76,15 +77,6 @@ def mixed(values: Any) -> bool:
 def widened(value: Any) -> Any:
     """A tensor below double precision in double precision."""
     return value.double() if isinstance(value, Tensor) and value.dtype in LOW else value
-
-
-def normed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A batch norm with its operand and its gradient contiguous: on the CPU torch 2.15 takes one sample whose strides
-    are those of channels last for one that is contiguous, or the other way, and gives wrong gradients."""
-    out = F.batch_norm(x.contiguous(), *args, **kwargs)
-    if out.requires_grad:
-        out.register_hook(lambda gradient: gradient.contiguous())
-    return out
 
 
 def raised(value: Any) -> Any:

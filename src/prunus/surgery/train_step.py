@@ -7,6 +7,7 @@ that the plan keeps, so that the largest models are proven in little more memory
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,9 +32,10 @@ from .differences import (
     sketch,
     worth_sketching,
 )
+from .layers import Outer, Take, parted
 from .masked import masked_tracer, neutral_run
 from .samples import SAMPLES, Way, batched
-from .unfold import kept_entries, unfolded
+from .unfold import kept_entries, kept_lines, unfolded
 
 NO_BACKWARD = "no gradients were compared, since the model has no backward"
 
@@ -74,15 +76,20 @@ class Step:
         """The differences of the same step of the cut network, whose gradients are subtracted from those kept here."""
         masks = plan.masks()
         sizes = {name: max(size, SMALL * self.largest) for name, size in self.sizes.items()}
+        folded = {name for name, _ in plan.factors()}
         left: set[str] = set()
         lone = 0.0
 
-        def take(name: str, gradient: Tensor) -> None:
+        def take(name: str, gradient: Tensor | Outer) -> None:
             nonlocal lone
-            got = unfolded(gradient, name, plan, masks)
+            if isinstance(gradient, Outer):
+                straight = name in self.sketched and name not in folded
+                got = gradient.sketch() if straight else unfolded(gradient.whole(), name, plan, masks)
+            else:
+                straight, got = False, unfolded(gradient, name, plan, masks)
             if name in self.gradients:
                 left.add(name)
-                got = sketch(got) if name in self.sketched else got
+                got = sketch(got) if name in self.sketched and not straight else got
                 self.gradients[name] = minus(self.gradients[name], got, in_place=True)
             else:
                 lone = max(lone, gap_size(got))
@@ -163,7 +170,15 @@ def taken_step(
     before = {name: buffer.clone() for name, buffer in wide.named_buffers()}
     found = Step(batch, still)
 
-    def take(name: str, gradient: Tensor) -> None:
+    def take(name: str, gradient: Tensor | Outer) -> None:
+        if isinstance(gradient, Outer):
+            size, few = gradient.size(), gradient.kept(kept_lines(name, masks, 2, gradient.read.device))
+            if few.thin and math.isfinite(size):
+                found.largest = max(found.largest, size)
+                found.sizes[name], found.gradients[name] = few.size(), few.sketch()
+                found.sketched.add(name)
+                return
+            gradient = gradient.whole()
         found.largest = max(found.largest, finite_size(gradient))
         kept = kept_entries(gradient, name, masks)
         found.sizes[name] = max(finite_size(kept), found.sizes.get(name, 0.0))
@@ -208,11 +223,11 @@ def stepped(
     forward: Callable[[], Any],
     still: frozenset[str],
     notes: list[str],
-    take: Callable[[str, Tensor], None],
+    take: Take,
 ) -> list[Tensor]:
     """Outputs of one train forward; running statistics are left on the model, gradients go to `take`."""
     in_train_mode(model, still)
-    with torch.enable_grad(), taken(model, take):
+    with torch.enable_grad(), taken(model, take) as in_factors:
         made = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in outputs(forward())]
         cotangent = torch.Generator().manual_seed(1)
         products = [
@@ -223,6 +238,7 @@ def stepped(
         found = [t.detach() for t in made]
         try:
             if products:
+                parted(products, in_factors)
                 torch.stack(products).sum().backward()
         except RuntimeError as error:
             why = str(error).partition(". ")[0].splitlines()[0]
@@ -232,8 +248,9 @@ def stepped(
 
 
 @contextlib.contextmanager
-def taken(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Hand each gradient over when it is ready, and keep neither it nor the parameter, which nothing else wants."""
+def taken(model: nn.Module, take: Take) -> Iterator[Callable[[Tensor, Outer], None]]:
+    """Hand each gradient over when it is ready, and keep neither it nor the parameter, which nothing else wants. Yields
+    what takes a parameter's gradient in factors."""
 
     def hook(name: str) -> Callable[[Tensor], None]:
         def hand_over(parameter: Tensor) -> None:
@@ -244,11 +261,17 @@ def taken(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[Non
 
         return hand_over
 
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+
+    def in_factors(parameter: Tensor, gradient: Outer) -> None:
+        parameter.data = parameter.new_empty(0)
+        take(names[id(parameter)], gradient)
+
     handles = [
         p.register_post_accumulate_grad_hook(hook(name)) for name, p in model.named_parameters() if p.requires_grad
     ]
     try:
-        yield
+        yield in_factors
     finally:
         for handle in handles:
             handle.remove()

@@ -54,10 +54,7 @@ def kept_entries(tensor: Tensor, name: str, masks: Mapping[tuple[str, int], Bool
     They are taken along all axes at once: the largest tensor may be most of a model, and a copy of it between the axes
     most of the memory of a proof.
     """
-    lines = {axis: masks[name, axis] for axis in range(tensor.dim()) if (name, axis) in masks}
-    kept = {
-        axis: torch.from_numpy(line.nonzero()[0]).to(tensor.device) for axis, line in lines.items() if not line.all()
-    }
+    kept = kept_lines(name, masks, tensor.dim(), tensor.device)
     if not kept:
         return tensor
     first, last = min(kept), max(kept)
@@ -67,3 +64,9 @@ def kept_entries(tensor: Tensor, name: str, masks: Mapping[tuple[str, int], Bool
         kept.get(axis, torch.arange(tensor.shape[axis], device=tensor.device)) for axis in range(first, last + 1)
     ]
     return tensor[(slice(None),) * first + torch.meshgrid(*between, indexing="ij")]
+
+
+def kept_lines(name: str, masks: Mapping[tuple[str, int], Bools], axes: int, device: torch.device) -> dict[int, Tensor]:
+    """The indices of the entries that the plan keeps, for each of so many axes that it cuts."""
+    lines = {axis: masks[name, axis] for axis in range(axes) if (name, axis) in masks}
+    return {axis: torch.from_numpy(line.nonzero()[0]).to(device) for axis, line in lines.items() if not line.all()}
