@@ -274,8 +274,9 @@ def test_no_block_lies_in_another() -> None:
     [
         ("blocks=-99", {}, "blocks=-99: 3 residual blocks can be dropped from this model"),
         ("blocks=-3", {"drop": ["1"]}, "2 residual blocks can be dropped from this model beside 1 in drop="),
-        ("macs=50%,scope=local,blocks=auto", {}, "scope=local ranks no channels"),
-        ("macs=50%,blocks=auto", {"method": "uniform"}, "scope=local ranks no channels"),
+        ("macs=50%,scope=local,blocks=auto", {}, "scope=local has no one ranking"),
+        ("macs=50%,scope=isomorphic,blocks=auto", {}, "scope=isomorphic has no one ranking"),
+        ("macs=50%,blocks=auto", {"method": "uniform"}, "scope=local has no one ranking"),
         ("macs=0.01%,blocks=auto", {}, "cannot be met"),
     ],
 )

@@ -47,8 +47,8 @@ def chosen(
     check_importance(coupling, importance)
     if goal.blocks != AUTO:
         return (*drop, *lowest(coupling, importance, -int(goal.blocks), drop))
-    if "local" in (scope, goal.scope if scope is None else scope):
-        raise TargetError("blocks=auto ranks blocks and channels together, and scope=local ranks no channels")
+    if (ranked := scope or goal.scope) != "global":
+        raise TargetError(f"blocks=auto ranks blocks and channels together, and scope={ranked} has no one ranking")
     price, worth = bargains(coupling, scores, importance)
     return settled(coupling, scores, worth, goal, drop, below_budget(coupling, scores, price, goal, drop))
 

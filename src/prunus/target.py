@@ -28,7 +28,7 @@ AUTO = "auto"
 EAGER = "eager"
 """Where latency is measured if nothing else is said."""
 
-SCOPES = ("global", "local")
+SCOPES = ("global", "local", "isomorphic")
 
 _FIELDS = {"round": "round_to", "min": "min_channels"}  # where the text is shorter than the field
 _OPTIONS = ("round", "min", "max_rate", "scope", "blocks", "fill", "on")
@@ -68,7 +68,8 @@ class Target:
     macs, params, channels, weights: a fraction in (0, 1] of the dense cost, or a whole amount above 1.
     latency: a fraction, or `Seconds`.
     round_to: widths are multiples of it. min_channels: the fewest channels of a group. max_rate: the most of any group
-    that may go. scope: one ranking of all channels, or the same fraction of every group. blocks: -2 drops the two
+    that may go. scope: "global" ranks all channels together, "local" takes the same fraction of every group, and
+    "isomorphic" of all groups that are built alike, ranked together. blocks: -2 drops the two
     residual blocks with the lowest scores; "auto" ranks blocks and channels together, each block at the price that
     `prunus.depth` defines, and drops the blocks that go before the budget holds. fill: restore what still fits the
     budget. on: where latency is measured.

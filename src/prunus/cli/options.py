@@ -259,8 +259,8 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         "--target",
         metavar="T",
         help="macs=50%%, params=1.2M, channels=70%%, latency=60%% or 8ms (see --on); several joined by commas, with "
-        "round=8, min=4, scope=local, and blocks=-2 (the two residual blocks of the lowest scores go) or blocks=auto "
-        "(as many as pay)",
+        "round=8, min=4, scope=local or isomorphic, and blocks=-2 (the two residual blocks of the lowest scores go) or "
+        "blocks=auto (as many as pay)",
     )
     group.add_argument(
         "--on",

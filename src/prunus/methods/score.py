@@ -38,7 +38,7 @@ class Method(Protocol):
     loss      `loss(model, batch)`, a scalar tensor; cross-entropy where the user gave none and batches are (x, y)
     evaluate  `evaluate(model)`, a float, higher is better
     example   the example that the model was traced with
-    scope     "global" where the scores of all groups compete in one ranking, "local" where each group has its own
+    scope     "global" where scores of several groups compete in one ranking, "local" where each group has its own
     """
 
     @property
@@ -74,8 +74,8 @@ class Given:
 
     def ranked(self, method: Any, goal: Target | None) -> Given:
         """With the scope in which the method's scores compete for this goal; without one, widths are given."""
-        wanted = "local" if goal is None else goal.scope
-        return replace(self, scope=getattr(method, "scope", None) or wanted)
+        wanted = getattr(method, "scope", None) or ("local" if goal is None else goal.scope)
+        return replace(self, scope="local" if wanted == "local" else "global")
 
 
 NEEDS: Mapping[str, str] = {

@@ -34,6 +34,8 @@ from .patterns import patterned, read
 from .score import Floats
 from .sparsity import Thinned, thinned
 
+SCOPES = ("global", "local")
+
 __all__ = ["Weights"]
 
 Schedule = Literal["cubic", "linear", "geometric"]
@@ -65,7 +67,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for field, value, allowed in (
-            ("scope", self.scope, (None, "global", "local")),
+            ("scope", self.scope, (None, *SCOPES)),
             ("rate_of", self.rate_of, ("whole", "remaining")),
             ("schedule", self.schedule, ("cubic", "linear", "geometric")),
             *(("include", word, INCLUDE) for word in self.include),
@@ -150,9 +152,11 @@ class Weights:
         """The masks that keep so many weights, or those of the pattern; and what is to be said of them."""
         if goal is None:
             return patterned(model, tensors, *read(self.pattern))
+        if (scope := self.scope or goal.scope) not in SCOPES:
+            raise TargetError(f"scope={scope} ranks channels; single weights are ranked by scope=global or scope=local")
         sizes = {name: t.numel() for name, t in tensors.items()}
         floors = {
             k: min(n, max(goal.min_channels, math.ceil(n * (1 - goal.max_rate) - 1e-9))) for k, n in sizes.items()
         }
-        rank = per_layer if (self.scope or goal.scope) == "local" else strongest
+        rank = per_layer if scope == "local" else strongest
         return rank(tensors, keep, floors, within), ()

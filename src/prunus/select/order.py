@@ -9,9 +9,10 @@ import numpy as np
 
 from ..errors import TargetError
 from ..graph.coupling import Coupling, Group
-from ..target import Target
+from ..target import SCOPES, Target
 from ..timing import given_back
 from .costs import Floats, Ints
+from .scopes import ranks
 from .steps import NONE, Steps, check_scores, steps_of, units_of
 
 
@@ -64,8 +65,8 @@ def ranking(
 ) -> Ranking:
     """The order in which `to_budget` takes steps. Raises TargetError."""
     check_scores(coupling, scores)
-    if scope not in (None, "global", "local"):
-        raise TargetError(f"scope={scope!r} is neither global nor local")
+    if scope not in (None, *SCOPES):
+        raise TargetError(f"scope={scope!r} is none of {', '.join(SCOPES)}")
     dense = np.array(coupling.widths, np.int64)
     gone = coupling.without(dropped)[2]
     steps = [
@@ -78,10 +79,7 @@ def ranking(
         return Ranking(coupling.groups, steps, none[:, 0], none, none, 0)
     unit = np.concatenate([np.full(u.scores.size, k) for k, u in enumerate(units)]).astype(np.int64)
     nth = np.concatenate([np.arange(u.scores.size) for u in units]).astype(np.int64)
-    if (scope or target.scope) == "local":
-        value = np.concatenate([u.fractions for u in units])
-    else:
-        value = np.concatenate([u.scores for u in units])
+    value = ranks(coupling, units, scope or target.scope)
     gone_before = dense - (dense if most is None else np.array(most, np.int64))
     first = np.concatenate([np.cumsum(u.sizes[:, 0]) <= gone_before[u.groups[0]] for u in units])
     order = np.lexsort((nth, unit, np.where(first, -np.inf, value)))
