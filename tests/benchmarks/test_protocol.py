@@ -85,7 +85,7 @@ def test_every_method_that_removes_channels_has_a_row() -> None:
     # `weights` removes no channels; whatever is added to the table of methods must be added here.
     assert {type(method) for name, (method, _) in METHODS.items() if name != "weights"} <= used
     assert [row.epochs(4, 20) for row in chosen("random;slimming;small net*")] == [(0, 4), (0, 4), (0, 20), (2, 2)]
-    assert chosen("gates")[0].goal(30.0) == "macs=30%,max_rate=80%"
+    assert chosen("gates, bounded")[0].goal(30.0) == "macs=30%,max_rate=80%"
     with pytest.raises(InputError, match="no row is called 'rendom'"):
         chosen("random;rendom")
 
