@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from prunus.errors import InputError, ModelError, UnknownName
-from prunus.methods import METHODS, Magnitude, Random, Slimming, Taylor, Uniform, method_of
+from prunus.methods import METHODS, Gates, Magnitude, Random, Slimming, Taylor, Uniform, method_of
 from prunus.methods import score as score_module
 
 EXAMPLE = torch.randn(1, 2, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -303,3 +303,14 @@ def test_large_tensors_are_measured_row_by_row(dtype: torch.dtype, at_once: int,
         assert np.allclose(found, was.double().square().sum(others).numpy(), rtol=1e-14)
     assert torch.equal(tensor, was)
     assert score_module.measured(tensor[:0], lambda rows: rows.sum(dim=1)).shape == (0,)
+
+
+def test_a_number_that_is_not_whole_is_refused(summed: tuple[nn.Module, prunus.Coupling]) -> None:
+    model, _ = summed
+    with pytest.raises(InputError, match=r"taylor: batches=2\.5 is no whole number"):
+        prunus.prune(model, EXAMPLE, "macs=80%", Taylor(batches=2.5), data=[(EXAMPLE, EXAMPLE)])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"gates: refresh=7\.5 is no whole number"):
+        Gates(refresh=7.5).attach(model, EXAMPLE, "macs=80%", 1)  # type: ignore[arg-type]
+    assert Taylor(batches=np.int64(2)).batches == 2  # type: ignore[arg-type]
+    score_module.check_knobs(Taylor(batches=np.int64(2)))  # type: ignore[arg-type]
+    score_module.check_knobs(SimpleNamespace(batches=2.5))

@@ -34,7 +34,7 @@ from ..target import Target
 from .batches import device_of, moved
 from .blocks import with_blocks
 from .computed import computing
-from .score import Given, Method, label, scores_of, tensors_of
+from .score import Given, Method, check_knobs, label, scores_of, tensors_of
 
 __all__ = ["Attached"]
 
@@ -90,6 +90,7 @@ class Attached:
         seed: int = 0,
     ) -> None:
         check_epochs(epochs)
+        check_knobs(method)
         self.method, self.model, self.example = method, the_model(model), example
         self.target = None if target is None else the_target(target, None, None, ())
         self.epochs, self.seed = epochs, seed

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Integral
 from typing import Any, Protocol, cast
 
@@ -130,8 +130,19 @@ def base_of(name: str, who: str) -> Method:
     return cast("Method", base)
 
 
+def check_knobs(method: Any) -> None:
+    """Settings of a method that are said to be whole numbers are. Raises InputError."""
+    for knob in fields(method) if is_dataclass(method) else ():
+        value = getattr(method, knob.name)
+        if knob.type not in ("int", int, "int | None") or (value is None and knob.type == "int | None"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise InputError(f"{label(method)}: {knob.name}={value!r} is no whole number")
+
+
 def check_given(method: Any, given: Given, model: nn.Module) -> None:
     """All that the method needs is there and of the right kind. Raises InputError, before any work."""
+    check_knobs(method)
     if given.data is not None:
         checked_data(given.data)
     for name in ("loss", "evaluate"):
