@@ -31,6 +31,8 @@ USUAL = 0.9
 """Share of the MACs that can be pruned in most models; where it is less, the page says what is pinned."""
 SIDE = 128
 """Pixels of an image's side, where the model takes any: less than usual, since proofs run in float64."""
+LARGE, MEDIUM = 512, 224
+"""Pixels: a model of one size above `LARGE` is made for `MEDIUM`."""
 
 
 def names(kind: str = "") -> list[tuple[str, str]]:
@@ -84,7 +86,11 @@ def build(kind: str, name: str, side: int = SIDE) -> tuple[Any, Any]:
         model = timm.create_model(short, pretrained=False)
         channels, *usual = model.pretrained_cfg.get("input_size", (3, 224, 224))
         small = torch.randn(1, channels, *(min(one, side) for one in usual))
-        return model, small if takes(model, small) else torch.randn(1, channels, *usual)
+        if takes(model, small):
+            return model, small
+        if max(usual) > LARGE:  # of one size, which the maker may change
+            model, usual = timm.create_model(short, pretrained=False, img_size=MEDIUM), [MEDIUM, MEDIUM]
+        return model, torch.randn(1, channels, *usual)
     import torchvision
 
     options: dict[str, Any] = {"weights": None}
@@ -217,7 +223,8 @@ def page(rows: Sequence[Record]) -> Iterator[str]:
         f"{timm.__version__}, Python {platform.python_version()}, CPU, {os.cpu_count()} cores (shared); seed 0, random "
         "weights, norms drawn anew (of detectors around the example's activations), macs=50%, magnitude scores and "
         "three random plans, and a plan that takes the smallest step of every group; images of "
-        f"{SIDE} pixels where a model takes that (detectors 160, video from 112), else its usual size."
+        f"{SIDE} pixels where a model takes that (detectors 160, video from 112), else its usual size "
+        f"({MEDIUM} where that is above {LARGE})."
     )
     yield ""
     yield "| | models | pruned, exact, on budget | refused | failed |"

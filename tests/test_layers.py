@@ -13,7 +13,7 @@ _BASE = {"errors"}
 _STATE = _BASE | {"configs", "state", "outline"}
 _WORDS = _BASE | {"rates", "target"}
 _GRAPH = _WORDS | {"configs", "graph", "models", "state", "outline"}
-_CUT = _GRAPH | {"costs", "plan", "planfile", "composed", "select", "surgery", "timing"}
+_CUT = _GRAPH | {"costs", "memory", "plan", "planfile", "composed", "select", "surgery", "timing"}
 _STEPS = {"asked", "cutting", "narrowing", "result", "stepwise", "widths"}
 _CORE = _CUT | _STEPS | {"depth", "engine", "latency", "methods", "repair"}
 _ALL = _CORE | {"files", "api", "transfer", "lab", "folders", "progress", "userfile", "exporting"}
@@ -21,6 +21,7 @@ _ALL |= {"child", "student"}
 ALLOWED = {
     "errors": set[str](),
     "configs": set[str](),
+    "memory": set[str](),
     "rates": _BASE,
     "target": _WORDS,
     "plan": _GRAPH | {"planfile", "composed"},

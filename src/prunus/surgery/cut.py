@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ..configs import attributes, changed
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
+from ..memory import room, twin
 from ..models.dropped import Blank, Passed, Zero
 from ..plan import Dropped, Plan, check_links
 from ..state import copied, modules_of, tensors_of, unwrapped
@@ -60,7 +61,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     for parameter in small.parameters():
         parameter.grad = None
         if whole.get(id(parameter)) == parameter.data_ptr():
-            parameter.data = parameter.detach().clone()
+            parameter.data = twin(parameter.detach())
     modules = dict(modules_of(small))
     for attribute in plan.attributes:
         if attribute.path in modules:
@@ -135,8 +136,16 @@ def by_axis(tensor: Tensor, masks: Mapping[int, Bools]) -> Tensor:
     """Kept entries, one axis after the other."""
     for axis in sorted(masks):
         keep = torch.from_numpy(np.flatnonzero(masks[axis])).to(tensor.device)
-        tensor = tensor.index_select(axis, keep)
+        tensor = selected(tensor, axis, keep)
     return tensor
+
+
+def selected(tensor: Tensor, axis: int, keep: Tensor) -> Tensor:
+    """`index_select`, into memory that is quick to write."""
+    if type(tensor) is not Tensor:
+        return tensor.index_select(axis, keep)
+    sizes = [keep.numel() if d == axis else n for d, n in enumerate(tensor.shape)]
+    return torch.index_select(tensor, axis, keep, out=room(tensor, sizes))
 
 
 PIECE = 8
@@ -161,7 +170,7 @@ def in_pieces(tensor: Tensor, masks: Mapping[int, Bools]) -> Tensor:
         length = tensor.shape[axis] // (run if axis == last else 1)
         found = (found[:, None] * length + keep.get(axis, np.arange(length))).reshape(-1)
     places = torch.from_numpy(found).to(tensor.device)
-    return tensor.reshape(-1, piece).index_select(0, places).reshape(sizes)
+    return selected(tensor.reshape(-1, piece), 0, places).reshape(sizes)
 
 
 def renumbered(index: Tensor, mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Tensor:

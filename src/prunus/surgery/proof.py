@@ -19,6 +19,7 @@ from ..graph.forward import outputs, run, shapes_alone, stored_statistics
 from ..graph.labels import Check
 from ..graph.record import Tracer
 from ..graph.rules import table
+from ..memory import twin
 from ..outline import Outline
 from ..plan import Plan
 from ..state import as_found, copied, example_tensors, fresh, modules_of, same_draws, seeded, uncollected, unwrapped
@@ -308,8 +309,8 @@ def as_double(model: nn.Module) -> nn.Module:
 
 def doubled_parameter(parameter: nn.Parameter) -> nn.Parameter:
     """In memory of its own."""
-    wide = widened(parameter.detach())
-    return nn.Parameter(wide.clone() if wide.dtype == parameter.dtype else wide, parameter.requires_grad)
+    data = parameter.detach()
+    return nn.Parameter(twin(data, widened(data.new_empty(0)).dtype), parameter.requires_grad)
 
 
 @contextlib.contextmanager
