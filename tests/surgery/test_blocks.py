@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from zoo import image, lively, residual
 
 import prunus
 from prunus.errors import UnknownName
+from prunus.models.dropped import ZeroAttention
 
 
 def network(name: str) -> nn.Module:
@@ -70,3 +71,47 @@ def test_a_budget_counts_what_the_dropped_blocks_saved() -> None:
 def test_an_unknown_block_is_named() -> None:
     with pytest.raises(UnknownName, match=r"unknown residual block '3'.*allowed: 1, 2"):
         prunus.prune(residual(), image(), drop=["3"])
+
+
+class Encoder(nn.Module):
+    """torch's own transformer layers, which take fused kernels where nothing needs gradients."""
+
+    def __init__(self, norm_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.1, batch_first=True, norm_first=norm_first)
+        self.stem = nn.Linear(16, 32)
+        self.body = nn.TransformerEncoder(layer, 3, enable_nested_tensor=not norm_first)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        h: Tensor = self.body(self.stem(x), src_key_padding_mask=padding)
+        return self.head(h.mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_transformer_layers_lose_attention_and_mlps(norm_first: bool) -> None:
+    """Without gradients too, where torch would take a kernel that reads weights which are gone, and with padding."""
+    torch.manual_seed(0)
+    model, x = Encoder(norm_first).eval(), torch.randn(3, 10, 16)
+    padding = torch.zeros(3, 10, dtype=torch.bool)
+    padding[1, 6:] = True
+    small = prunus.prune(model, x, "macs=60%", drop=["body.layers.0#0", "body.layers.1#1", "body.layers.2#0"])
+    net = small.model
+    assert isinstance(net.body.layers[0].self_attn, ZeroAttention) and not net.training
+    assert small.after.macs <= 0.6 * small.before.macs
+    for inputs in ((x,), (x, padding)):
+        with torch.no_grad():
+            plain = net(*inputs)
+        torch.testing.assert_close(plain, net(*inputs).detach())
+
+    # the same by hand: attention and MLPs that give zero
+    whole = prunus.prune(model, x, drop=["body.layers.0#0", "body.layers.1#1", "body.layers.2#0"]).model
+    for i, layer in enumerate(model.body.layers):
+        last = layer.linear2 if i == 1 else layer.self_attn.out_proj
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    torch.testing.assert_close(whole(x, padding), model(x, padding))
+    assert model.body.layers[0].activation_relu_or_gelu  # the user's model is as it was
+
+    again = prunus.prune(net, x, "macs=60%")
+    assert again.after.macs <= 0.6 * small.after.macs

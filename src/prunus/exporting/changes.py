@@ -15,10 +15,10 @@ from torch.nn.parameter import is_lazy
 
 from ..configs import attributes
 from ..errors import InputError
-from ..models.dropped import Blank, Passed, Zero
+from ..models.dropped import Blank, Passed, Zero, ZeroAttention
 from .origin import literal
 
-STANDS_FOR_NOTHING = (Zero, Blank, Passed)
+STANDS_FOR_NOTHING = (Zero, ZeroAttention, Blank, Passed)
 """The modules of dropped branches."""
 PLAIN = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear),

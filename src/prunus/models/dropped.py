@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-__all__ = ["Blank", "Passed", "Zero"]
+__all__ = ["Blank", "Passed", "Zero", "ZeroAttention", "is_unfused", "unfused"]
 
 
 class Zero(nn.Module):
@@ -36,6 +36,19 @@ class Zero(nn.Module):
         return (zero, *[None] * (self.items - 1)) if self.items else zero
 
 
+class ZeroAttention(Zero):
+    """A `Zero` for an `nn.MultiheadAttention`. torch's transformer layers ask their attention about itself; it answers
+    so that they compute what is written in them, and no fused kernel that reads its weights."""
+
+    in_proj_bias = None
+
+    def __init__(
+        self, axis: int, width: int, ratio: tuple[int, ...], items: int = 0, batch_first: bool = False
+    ) -> None:
+        super().__init__(axis, width, ratio, items)
+        self.batch_first = batch_first
+
+
 class Blank(nn.Module):
     """Starts a dropped branch: zeros like its input, in memory of their own, since ops in between may work in place."""
 
@@ -48,6 +61,30 @@ class Passed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return first(args, kwargs)
+
+
+FUSED: tuple[tuple[type[nn.Module], str, Any], ...] = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
+    (nn.TransformerEncoder, "use_nested_tensor", False),
+)
+"""torch's transformer layers with a fused kernel, or with padding cut out for it, and the value of the attribute that
+turns it off."""
+
+
+def unfused(model: nn.Module, path: str) -> None:
+    """torch's transformer layers around a module that was replaced compute what is written in them: their fused kernels
+    read the weights of all that they hold."""
+    names = path.split(".")
+    for depth in range(len(names)):
+        around = model.get_submodule(".".join(names[:depth]))
+        for kind, name, value in FUSED:
+            if isinstance(around, kind):
+                setattr(around, name, value)
+
+
+def is_unfused(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute has the value by which `unfused` sets it."""
+    return any(isinstance(module, kind) and (name, value) == (own, off) for kind, own, off in FUSED)
 
 
 def first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

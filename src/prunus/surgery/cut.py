@@ -15,8 +15,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ..configs import attributes, changed
 from ..errors import PlanError
 from ..graph.coupling import VALUES, Form
+from ..graph.coupling import Zero as ZeroShape
 from ..memory import room, twin
-from ..models.dropped import Blank, Passed, Zero
+from ..models.dropped import Blank, Passed, Zero, ZeroAttention, unfused
 from ..plan import Dropped, Plan, check_links
 from ..state import copied, modules_of, tensors_of, unwrapped
 
@@ -199,13 +200,22 @@ def remember(module: nn.Module, name: str, place: int, form: Form, widths: tuple
 
 def drop(model: nn.Module, branch: Dropped, widths: tuple[int, ...]) -> None:
     """Replace a residual branch by zero. What lies in a branch that is gone already is left alone."""
-    zeros = {z.path: Zero(z.axis, int(z.width(widths)), z.ratio, z.items) for z in (branch.zero, *branch.inner)}
+    zeros = {z.path: zero_for(model, z, int(z.width(widths))) for z in (branch.zero, *branch.inner)}
     zeros[branch.modules[-1]] = zeros[branch.zero.path]
     for path in branch.modules:
         parent, _, child = path.rpartition(".")
         owner = found_module(model, parent)
         if owner is not None and child in owner._modules:
             setattr(owner, child, zeros.get(path) or (Blank() if path == branch.modules[0] else Passed()))
+            unfused(model, path)
+
+
+def zero_for(model: nn.Module, zero: ZeroShape, width: int) -> Zero:
+    """What stands for the module of that path."""
+    module = found_module(model, zero.path)
+    if isinstance(module, nn.MultiheadAttention):
+        return ZeroAttention(zero.axis, width, zero.ratio, zero.items, module.batch_first)
+    return Zero(zero.axis, width, zero.ratio, zero.items)
 
 
 def found_module(model: nn.Module, path: str) -> nn.Module | None:
