@@ -70,13 +70,13 @@ def start_of(options: argparse.Namespace, limit: int) -> Start:
 
 
 def limited(data: Data, limit: int) -> Data:
-    """So many images of each part (0: all). Raises InputError where they are not in memory."""
+    """So many images of each part (0: all), or as many as it has. Raises InputError where they are not in memory."""
     if not isinstance(data.train, Split) or not isinstance(data.test, Split):
         raise InputError(f"{data.name} is streamed or gives loaders; images in memory are needed")
     if not limit:
         return data
-    some = torch.arange(limit)
-    return replace(data, train=data.train.subset(some), test=data.test.subset(some))
+    train, test = (part.subset(torch.arange(min(limit, len(part)))) for part in (data.train, data.test))
+    return replace(data, train=train, test=test)
 
 
 def sgd(epochs: int, lr: float, weight_decay: float = 5e-4) -> Fit:

@@ -9,14 +9,19 @@ from __future__ import annotations
 import dataclasses
 import re
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 CALLED = re.compile(r"(^|_|[a-z])(config|conf|cfg|args|hparams|params|settings|options|opts?)$", re.IGNORECASE)
 """How users call such objects, or their classes."""
+
+NO_CONFIGS = frozenset([type(None), bool, int, float, str, tuple, list, set, OrderedDict, torch.dtype])
+"""Classes of most attributes of modules, their tables of hooks among them."""
 
 
 def is_config(name: str, value: object) -> bool:
@@ -67,7 +72,7 @@ def attributes(module: nn.Module) -> dict[str, Any]:
     `config.heads`."""
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
-        if is_config(name, value):
+        if value.__class__ not in NO_CONFIGS and is_config(name, value):
             found |= {f"{name}.{entry}": held for entry, held in entries(value).items()}
         else:
             found[name] = value

@@ -109,10 +109,10 @@ def shape_of(func: Callable[..., Any], args: Args, kwargs: dict[str, Any]) -> An
 
 
 class Shapes(TorchFunctionMode):
-    """Runs an outline."""
+    """Runs an outline for whoever counts its products, convolutions among them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: dict[str, Any] | None = None) -> Any:
-        found = shape_of(func, args, kwargs or {})
+        found = None if func in CONVOLUTIONS else shape_of(func, args, kwargs or {})
         return func(*args, **(kwargs or {})) if found is None else found
 
 
@@ -192,6 +192,42 @@ def group_norm(args: Args, kwargs: dict[str, Any]) -> Tensor | None:
     fits = plain(x) and x.dim() > 1 and groups > 0 and x.shape[1] % groups == 0
     fits = fits and all(t.shape == (x.shape[1],) for t in tensors)
     return fresh_like(x, dense=False) if fits else None
+
+
+def convolution(args: Args, kwargs: dict[str, Any]) -> Tensor | None:
+    """On a batch in the plain layout, padded by numbers."""
+    if not args or any(name in kwargs for name in ("input", "weight")):
+        return None
+    x, weight, bias = args[0], args[1], given(args, kwargs, 2, "bias")
+    if not plain(x) or not plain(weight) or not (bias is None or (plain(bias) and bias.dtype == x.dtype)):
+        return None
+    sides = weight.dim() - 2
+    stride, padding, dilation = (
+        by_side(given(args, kwargs, place, name), sides, usual)
+        for place, name, usual in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    )
+    groups = given(args, kwargs, 6, "groups")
+    groups = 1 if groups is None else groups
+    if x.dtype != weight.dtype or x.dim() != weight.dim() or not x.is_contiguous() or not x.numel() * weight.numel():
+        return None
+    if x.shape[1] != groups * weight.shape[1] or weight.shape[0] % groups:
+        return None
+    if (bias is not None and bias.shape != weight.shape[:1]) or stride is None or padding is None or dilation is None:
+        return None
+    every = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in every]
+    return empty((x.shape[0], weight.shape[0], *sizes), x) if min(sizes) > 0 else None
+
+
+def by_side(value: Any, sides: int, usual: int) -> tuple[int, ...] | None:
+    """One number for each side; None for words, such as those of a padding."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (usual if value is None else value,)
+    if not all(isinstance(n, int) for n in values) or len(values) not in (1, sides):
+        return None
+    return values if len(values) == sides else values * sides
+
+
+CONVOLUTIONS = frozenset((torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d))
 
 
 def linear(args: Args, kwargs: dict[str, Any]) -> Tensor | None:
@@ -278,6 +314,7 @@ def shapes() -> dict[Any, Shape]:
         ("batch_norm", batch_norm),
         ("layer_norm rms_norm", layer_norm),
         ("group_norm", group_norm),
+        ("conv1d conv2d conv3d", convolution),
         ("linear", linear),
         ("scaled_dot_product_attention", attention),
         ("adaptive_avg_pool2d", pooled),

@@ -100,12 +100,14 @@ def modules_of(model: nn.Module, *, again: bool = False) -> list[tuple[str, nn.M
     seen: set[int] = set()
     todo: list[tuple[str, nn.Module]] = [("", model)]
     while todo:
-        path, module = todo.pop()
+        place = todo.pop()
+        path, module = place
         if again or id(module) not in seen:
             seen.add(id(module))
-            found.append((path, module))
-            prefix = path + "." if path else ""
-            todo += [(prefix + name, child) for name, child in reversed(module._modules.items()) if child is not None]
+            found.append(place)
+            if children := module._modules:  # most have none
+                prefix = path + "." if path else ""
+                todo += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
     return found
 
 
