@@ -8,7 +8,7 @@ import functools
 import gc
 import inspect
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, FunctionType
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_iter, tree_map
 
 from .errors import ExampleError, ModelError
@@ -154,6 +155,7 @@ def copied(model: nn.Module, tensors: Mapping[int, Tensor] | None = None) -> nn.
     for value in kept_values(modules):
         if not value.is_leaf and id(value) not in memo:
             memo[id(value)] = value.detach().clone()
+    memo |= {id(t): t.clone() for t in statistics(modules) if id(t) not in memo}
     kinds: list[Any] = [type(module) for module in modules]
     twins = [(module, kind.__new__(kind)) for module, kind in zip(modules, kinds, strict=True) if is_plain(kind)]
     memo |= {id(module): twin for module, twin in twins}
@@ -172,6 +174,15 @@ def copied(model: nn.Module, tensors: Mapping[int, Tensor] | None = None) -> nn.
         if id(module) in memo:
             rebind(memo[id(module)], memo)
     return twin
+
+
+def statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Buffers of norms that share memory with nothing else: their copy is a clone, in a tenth of a deep copy's time."""
+    norms = [module for module in modules if isinstance(module, _NormBase)]
+    found = {id(t): t for module in norms for t in module._buffers.values() if type(t) is Tensor}.values()
+    whole = [t for t in found if t.layout == torch.strided and t.untyped_storage().nbytes() == t.nbytes]
+    places = Counter(t.untyped_storage()._cdata for t in whole)
+    return [t for t in whole if places[t.untyped_storage()._cdata] == 1 and not t.requires_grad]
 
 
 COMPILED = "_compiled_call_impl"  # of a module, which `nn.Module.__getstate__` leaves out too

@@ -145,3 +145,17 @@ class Lazily(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """torch's own transformer layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.body(self.stem(x))
+        return self.head(h.mean(1))  # type: ignore[no-any-return]

@@ -159,6 +159,15 @@ def test_tensors_that_no_layer_makes(nets: ModuleType, tmp_path: Path) -> None:
     close([small.model.eval()(x).detach()], without_prunus(tmp_path, [x], [".py"])[".py"])
 
 
+def test_what_stands_for_an_attention_goes_along(nets: ModuleType, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(2, 5, 6)
+    small = prunus.prune(nets.Encoder().eval(), x, drop=["body.layers.0#0", "body.layers.1#1"])
+    text = text_of(small.model, x, tmp_path)
+    assert "class ZeroAttention(Zero):" in text and '    model.get_submodule("body").use_nested_tensor = False' in text
+    close([small.model(x).detach()], without_prunus(tmp_path, [x], [".py"])[".py"])
+
+
 def test_what_else_may_differ(nets: ModuleType) -> None:
     cut = nets.Net()
     cut.blocks[0].conv1, cut.word, cut.depth = nn.Linear(16, 3), "other", (2, 3)
