@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.engine.config import Fit
 from prunus.engine.schedule import cosine, multistep, onecycle
@@ -44,9 +44,46 @@ def optimizer(model: nn.Module, config: Fit, extra: Sequence[dict[str, Any]] = (
     ]
     if not any(group["params"] for group in groups):
         raise ModelError(f"{type(model).__name__} has no trainable parameters")
+    fused = all(fusible(p) for group in groups for p in group["params"])
+    made: torch.optim.Optimizer
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        made = torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused or None)
+    else:
+        made = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused or None
+        )
+    if fused:
+        made.register_step_pre_hook(lay_out)
+    return made
+
+
+def fusible(parameter: Tensor) -> bool:
+    """Whether torch's fused step, one pass over the memory, updates such a parameter. Of a large linear layer on a CPU
+    it takes a tenth of the time of the usual one."""
+    plain = type(parameter) in (nn.Parameter, Tensor) and parameter.layout == torch.strided
+    dense = plain and torch.empty_like(parameter, device="meta").stride() == parameter.stride()
+    return dense and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
+
+
+def lay_out(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Before a fused step: gradients and state lie in memory as their parameters do. On the CPU torch 2.15 takes that
+    for granted and does not look; what a checkpoint gives back is contiguous, whatever it was."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and not lies_like(p.grad, p):
+                p.grad = torch.empty_like(p, requires_grad=False).copy_(p.grad)
+            state = optimizer.state.get(p, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape and not lies_like(value, p):
+                    state[name] = torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def lies_like(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether equal places in memory are equal places of both."""
+    if tensor.stride() == parameter.stride():
+        return True
+    steps = zip(tensor.shape, tensor.stride(), parameter.stride(), strict=True)
+    return all(size == 1 or a == b for size, a, b in steps)
 
 
 def factor(config: Fit, step: int, steps_per_epoch: int) -> float:
