@@ -92,6 +92,32 @@ def test_momentum_revives_no_weight(make: Any) -> None:
     assert weight.grad[gone].any(), "released"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex128])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_masked_is_zero_whatever_it_was(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    """Infinite, no number or negative; the rest stays as it is: in a weight, a gradient, a state of another dtype."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3, bias=False)
+    conv.weight = nn.Parameter(conv.weight.detach().to(dtype, memory_format=layout))
+    stays = torch.rand(conv.weight.shape) < 0.5
+    with torch.no_grad():
+        conv.weight[0, 0] = torch.tensor([float("inf"), float("nan"), -1.0])
+    was = conv.weight.detach().clone()
+    held = Held(conv, {"weight": stays})
+    assert torch.equal(conv.weight[stays].nan_to_num(), was[stays].nan_to_num())
+    assert not conv.weight[~stays].any() and torch.equal(held.masks["weight"], stays)
+    assert conv.weight.is_contiguous(memory_format=layout)
+
+    sgd = torch.optim.SGD(conv.parameters(), lr=1.0, momentum=0.9)
+    sgd.state[conv.weight]["momentum_buffer"] = torch.ones_like(conv.weight)
+    sgd.state[conv.weight]["short"] = torch.full(stays.shape, -torch.inf, dtype=torch.float16)
+    held.hold(sgd)
+    for value in sgd.state[conv.weight].values():
+        assert not value[~stays].any() and bool(value[stays].abs().ge(1).all())
+    (conv.weight * torch.full_like(conv.weight, -2)).sum().abs().backward()
+    assert conv.weight.grad is not None and not conv.weight.grad[~stays].any()
+
+
 def test_after_step_alone_holds_the_function() -> None:
     model = prunus.prune(net(), EXAMPLE, "weights=25%", "weights").model
     gone, held, optimizer = zeros(model), Held.of(model), sgd(model)

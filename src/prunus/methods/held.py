@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +46,46 @@ def bare(optimizer: Any) -> torch.optim.Optimizer:
     return found
 
 
+class Mask:
+    """True where a weight stays, and what zeroes the others.
+
+    On a CPU that is a pattern of bits beside each weight, all set or none, and zeroing is an `and`: one pass over the
+    memory, where torch fills by truth values one by one.
+    """
+
+    INTEGERS = MappingProxyType({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64})
+
+    def __init__(self, stays: Tensor, weight: Tensor) -> None:
+        self.stays = torch.empty_like(weight, dtype=torch.bool, requires_grad=False).copy_(stays)
+        self.size = weight.element_size()
+        self.bits = self._bits()
+
+    def _bits(self) -> Tensor | None:
+        integer = self.INTEGERS.get(self.size)
+        return self.stays.to(integer).neg_() if integer is not None and self.stays.device.type == "cpu" else None
+
+    def on(self, device: torch.device) -> Mask:
+        """On the device that the weight may have moved to."""
+        if self.stays.device != device:
+            self.stays = self.stays.to(device)
+            self.bits = self._bits()
+        return self
+
+    def zero_(self, tensor: Tensor) -> None:
+        """In place, of the weight's shape."""
+        tensor = tensor.detach()
+        if self.bits is None or tensor.element_size() != self.size:
+            tensor.masked_fill_(~self.stays, 0)
+        else:
+            tensor.view(self.bits.dtype).bitwise_and_(self.bits)
+
+    def zeroed(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        if self.bits is None or tensor.requires_grad or tensor.element_size() != self.size:
+            return tensor.masked_fill(~self.stays, 0)
+        return (tensor.view(self.bits.dtype) & self.bits).view(tensor.dtype)
+
+
 class Held:
     """Masks on a model, bare or wrapped. What they do not keep is zeroed at once. Raises InputError where they do not
     fit."""
@@ -56,7 +97,7 @@ class Held:
                 raise InputError(f"a mask of shape {tuple(mask.shape)} for {name} does not fit the model")
         self.weights = {name: own[name] for name in masks}
         self.optimizers: list[torch.optim.Optimizer] = []
-        self._gone: dict[str, Tensor] = {}
+        self._masks: dict[str, Mask] = {}
         self._hooks: list[_Removable] = []
         self.change(masks)
 
@@ -69,11 +110,11 @@ class Held:
     @property
     def masks(self) -> Masks:
         """True where a weight stays."""
-        return {name: ~gone for name, gone in self._gone.items()}
+        return {name: mask.stays.clone() for name, mask in self._masks.items()}
 
     def change(self, masks: Mapping[str, Tensor]) -> None:
         """Hold these masks from now on."""
-        self._gone = {name: ~masks[name].to(p.device, torch.bool) for name, p in self.weights.items()}
+        self._masks = {name: Mask(masks[name], p) for name, p in self.weights.items()}
         self.after_step()
         for optimizer in self.optimizers:
             self._state(optimizer)
@@ -98,7 +139,7 @@ class Held:
         """Zero the masked weights."""
         with torch.no_grad():
             for name, p in self.weights.items():
-                p.masked_fill_(self._on(name, p.device), 0)
+                self._masks[name].on(p.device).zero_(p)
 
     def settle(self) -> None:
         """After a training: zero what an average of the weights brought back, and `release`."""
@@ -116,18 +157,12 @@ class Held:
             raise CheckpointError("the state holds masks of other weights than this model's")
         self.change(masks)
 
-    def _on(self, name: str, device: torch.device) -> Tensor:
-        """What goes, on the device that the weight may have moved to."""
-        if self._gone[name].device != device:
-            self._gone[name] = self._gone[name].to(device)
-        return self._gone[name]
-
     def _gradient(self, name: str, grad: Tensor) -> Tensor:
-        return grad.masked_fill(self._on(name, grad.device), 0)
+        return self._masks[name].on(grad.device).zeroed(grad)
 
     def _state(self, optimizer: torch.optim.Optimizer) -> None:
         with torch.no_grad():
             for name, p in self.weights.items():
                 for value in optimizer.state[p].values() if p in optimizer.state else ():
                     if isinstance(value, Tensor) and value.shape == p.shape:
-                        value.masked_fill_(self._on(name, value.device), 0)
+                        self._masks[name].on(value.device).zero_(value)
