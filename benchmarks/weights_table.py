@@ -1,7 +1,7 @@
 """Magnitude pruning of weights, in rounds, and FPGM: AlexNet, ResNet-18 and ResNet-34 on CIFAR-10 at 64 pixels.
 
     python benchmarks/weights_table.py --data cifar10/
-    python benchmarks/weights_table.py --models alexnet --epochs 10
+    python benchmarks/weights_table.py --models alexnet --epochs 10 --scopes global
     python benchmarks/weights_table.py --report
 
 For each network what these commands do, with the head of 1000 classes kept:
@@ -10,7 +10,8 @@ For each network what these commands do, with the head of 1000 classes kept:
     prunus prune --from RUN --data cifar10/ --method weights --option 'include=["biases"]' --rounds 1,3,5,7,9
     prunus prune --from RUN --data cifar10/ --method fpgm --target macs=50%
 
-A round masks 70 % of what remains, biases among it, and trains the rest back. Every finished step (the dense network, a
+A round masks 70 % of what remains, biases among it, and trains the rest back: ranked over the whole network, as
+published, and once more in each tensor by itself (`--option scope=local`). Every finished step (the dense network, a
 round, FPGM) is a line of the results file and a folder of --out, and is not done again. The dense networks start from
 random weights, the published ones from ImageNet's: rates, rounds and losses compare, accuracies do not.
 """
@@ -28,7 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from options import METHODS_PAGE, SHARED, add_results, add_training, carried_out, names, parser_of, whole
+from options import (
+    METHODS_PAGE,
+    NOT_TOLD,
+    SHARED,
+    add_results,
+    add_training,
+    carried_out,
+    names,
+    parser_of,
+    typed,
+    whole,
+)
 from pages import made_on, publish, section
 from pretrained import limited
 from records import Record, append, as_json, hardware, known, versions, wanted
@@ -45,6 +57,7 @@ from prunus.lab.job import Cut, augmented, do
 from prunus.lab.rounds import HEAD, TARGET, Row, cells, rounds
 from prunus.methods import Weights
 from prunus.methods.masks import considered
+from prunus.methods.weights import SCOPES
 from prunus.models import resolve
 
 INCLUDE = ("biases",)
@@ -108,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=6, help="of the dense networks")
     add("--round-epochs", type=int, default=1, help="of each round, and of FPGM")
     add("--rounds", type=whole, default=(1, 3, 5, 7, 9), help="rows: 1,3,5,7,9")
+    add("--scopes", type=names, default=SCOPES, help="of the rounds: global,local")
     add("--fpgm", default="macs=50%", metavar="TARGET", help="what FPGM leaves")
     add("--batch-size", type=int, default=256)
     add("--lr", type=float, default=3e-4, help="of Adam; the published 1e-3 is for pretrained weights")
@@ -127,6 +141,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 def job_of(options: argparse.Namespace) -> Job:
     if min(options.rounds) < 1:
         raise InputError(f"--rounds {options.rounds} must be whole numbers of at least 1")
+    if not set(options.scopes) <= set(SCOPES):
+        raise InputError(f"--scopes {','.join(options.scopes)} must be among {','.join(SCOPES)}")
     data = load(options.data, resize=options.resize)
     if options.limit:
         data = limited(data, options.limit)
@@ -150,20 +166,26 @@ def run(options: argparse.Namespace) -> None:
     """Everything that the results file lacks."""
     job = job_of(options)
     for model in options.models:
-        steps(job, model, max(options.rounds), options.fpgm)
+        steps(job, model, max(options.rounds), options.scopes, options.fpgm)
 
 
-def steps(job: Job, model: str, last: int, fpgm: str) -> None:
+def named(scope: str, r: int) -> str:
+    """The step of a round; of the dense network for none."""
+    return ("local " if scope == "local" else "") + f"round {r}" if r else "dense"
+
+
+def steps(job: Job, model: str, last: int, scopes: Sequence[str], fpgm: str) -> None:
     """All steps of one network that are not done yet."""
     if job.known(model, "dense") is None:
         dense(job, model)
-    net = None
-    for r, keep in enumerate(counts(job, model, last), start=1):
-        step, before = f"round {r}", "dense" if r == 1 else f"round {r - 1}"
-        if job.known(model, step) is None:
-            net = one_round(job, model, step, net or job.network(model, before), keep)
-            if r > 1:
-                shutil.rmtree(job.place(model, before), ignore_errors=True)
+    for scope in scopes:
+        net = None
+        for r, keep in enumerate(counts(job, model, last), start=1):
+            step, before = named(scope, r), named(scope, r - 1)
+            if job.known(model, step) is None:
+                net = one_round(job, model, step, net or job.network(model, before), keep, scope)
+                if r > 1:
+                    shutil.rmtree(job.place(model, before), ignore_errors=True)
     if job.known(model, "fpgm") is None:
         net = job.network(model, "dense")
         cut = Cut(target=fpgm, method="fpgm")
@@ -196,9 +218,9 @@ def counts(job: Job, model: str, last: int) -> tuple[int, ...]:
     return method.counts(considered(resolve(model, job.classes), INCLUDE), method.goal(TARGET))
 
 
-def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int) -> nn.Module:
+def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int, scope: str) -> nn.Module:
     """Mask down to `keep` weights, and train back. What is zero already is the smallest, so masks are nested."""
-    options = {"rate_of": "whole", "include": list(INCLUDE)}
+    options = {"rate_of": "whole", "include": list(INCLUDE), "scope": scope}
     cut = Cut(target=f"weights={keep}", method="weights", options=options)
     torch.compiler.reset()
     found = rounds(net, job.data.example(), cut, (1,), data=job.data, after=job.again, runtime=job.runtime)
@@ -215,14 +237,22 @@ def report(options: argparse.Namespace) -> None:
     conditions = "\n".join(
         (
             f"- {settings['resize']} pixels, random weights at first, head of {settings['classes']} classes; Adam at "
-            f"{settings['lr']:g} with a cosine, crop and mirror, {settings['precision']}; epochs: {settings['epochs']} "
-            f"dense, {settings['round_epochs']} in each round and after the cut of FPGM to {settings['fpgm']}",
-            "- weights: 70 % of what remains goes in each round, biases included, over the whole network",
+            f"{settings['lr']:g} with a cosine, crop and mirror, {settings['precision']}",
+            f"- {images(settings)} in batches of {settings['batch_size']}; epochs: {settings['epochs']} dense, "
+            f"{settings['round_epochs']} in each round and after the cut of FPGM to {settings['fpgm']}",
+            "- weights: 70 % of what remains goes in each round, biases included, over the whole network; with "
+            "scope=local in each tensor by itself",
             made_on(records),
         )
     )
     made = "\n".join(table(records, options))
-    publish(options, "weights_table", section(__file__, options, conditions, made))
+    more = typed(options, parser(), (*NOT_TOLD, "out"))
+    publish(options, "weights_table", section(__file__, options, conditions, made, more))
+
+
+def images(settings: dict[str, Any]) -> str:
+    """How many of the images train."""
+    return f"the first {settings['limit']:,} images of each part" if settings["limit"] else "all images"
 
 
 def table(records: Sequence[Record], options: argparse.Namespace) -> list[str]:
@@ -231,10 +261,11 @@ def table(records: Sequence[Record], options: argparse.Namespace) -> list[str]:
     for model in options.models:
         by = {r["step"]: r for r in records if r["model"] == model}
         lines += [f"| {' | '.join(found)} |" for found in lines_of(by, data, model, options)]
-        if "dense" in by and "round 1" in by:
-            lost = by["dense"]["top1"] - by["round 1"]["top1"]
-            losses.append(f"{model} {lost:.2f}{'' if lost < ALLOWED else f' (above {ALLOWED:g})'}")
-    return [*lines, "", f"Points lost in the first round: {', '.join(losses) or 'not known yet'}"]
+        for scope in options.scopes:
+            if "dense" in by and (step := named(scope, 1)) in by:
+                lost, of = by["dense"]["top1"] - by[step]["top1"], model if scope == "global" else f"{model}, {scope},"
+                losses.append(f"{of} {lost:.2f}{'' if lost < ALLOWED else f' (above {ALLOWED:g})'}")
+    return [*lines, "", f"Points lost in the first round: {'; '.join(losses) or 'not known yet'}"]
 
 
 def lines_of(by: dict[str, Record], data: str, model: str, options: argparse.Namespace) -> Iterator[tuple[str, ...]]:
@@ -250,10 +281,12 @@ def lines_of(by: dict[str, Record], data: str, model: str, options: argparse.Nam
 
     if "dense" in by:
         yield single("dense", "dense", options.epochs)
-    for count in options.rounds:
-        steps = [f"round {r}" for r in range(1, count + 1)]
-        if all(step in by for step in steps):
-            yield row(steps[-1], count, options.round_epochs, sum(by[step]["seconds"] for step in steps))
+    for scope in options.scopes:
+        for count in options.rounds:
+            steps = [named(scope, r) for r in range(1, count + 1)]
+            if all(step in by for step in steps):
+                found = row(steps[-1], count, options.round_epochs, sum(by[step]["seconds"] for step in steps))
+                yield found if scope == "global" else (*found[:2], f"{found[2]}, scope=local", *found[3:])
     if "fpgm" in by:
         yield single("fpgm", f"fpgm, {options.fpgm}", options.round_epochs)
 

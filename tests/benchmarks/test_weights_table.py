@@ -32,7 +32,8 @@ def test_the_steps_are_those_of_one_series_and_are_done_once(
     assert main(given) == 0
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     by: dict[str, Any] = {line["step"]: line for line in lines}
-    assert list(by) == ["dense", "round 1", "round 2", "round 3", "fpgm"]
+    series_of = {scope: [f"{scope}round {r}" for r in (1, 2, 3)] for scope in ("", "local ")}
+    assert list(by) == ["dense", *series_of[""], *series_of["local "], "fpgm"]
     assert by["fpgm"]["proof"] and by["fpgm"]["macs"] <= 0.5 * by["fpgm"]["dense_macs"]
 
     job = job_of(parser().parse_args(given))
@@ -46,6 +47,10 @@ def test_the_steps_are_those_of_one_series_and_are_done_once(
     last, thin = folder.rebuild(*folder.read(job.place("resnet20", "round 3"))), expected[-1][1]
     assert thin is not None
     assert all(torch.equal(a, b) for a, b in zip(last.parameters(), thin.model.parameters(), strict=True))
+    assert [by[step]["kept"] for step in series_of["local "]] == [by[step]["kept"] for step in series_of[""]]
+    local = folder.rebuild(*folder.read(job.place("resnet20", "local round 3")))
+    shares = {n: float((p != 0).float().mean()) for n, p in local.named_parameters() if p.ndim > 1}
+    assert all(abs(share - 0.027) < 0.004 for share in shares.values()), shares
 
     capsys.readouterr()
     before = (tmp_path / "r.jsonl").read_text()
@@ -56,6 +61,8 @@ def test_the_steps_are_those_of_one_series_and_are_done_once(
     page = (tmp_path / "page.md").read_text()
     assert f"(1/1/16) | {by['round 1']['nonzero']:,} |" in page and f"(3/1/16) | {by['round 3']['nonzero']:,} |" in page
     assert "| fpgm, macs=50% |" in page and "Points lost in the first round: resnet20" in page
+    assert f"| weights, scope=local | {by['local round 3']['top1']:.2f} (3/1/16) |" in page
+    assert "--scopes" not in page and "--rounds 1,3 --batch-size 16`" in page
     assert str(tmp_path) not in page + before
 
     shutil.rmtree(tmp_path / "out")
