@@ -92,3 +92,18 @@ def test_what_cannot_be_fused_takes_the_usual_step() -> None:
         before = net.weight.detach().clone()
         made.step()
         assert not torch.equal(net.weight, before)
+
+
+@pytest.mark.parametrize("config", [SGD, ADAM], ids=["sgd", "adamw"])
+def test_sparse_gradients_of_embeddings_are_taken(config: Fit) -> None:
+    weights = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 2))
+        made = optimizer(net, config)
+        for rows in ([[1, 2, 2]], [[3, 1, 0]]):
+            net(torch.tensor(rows)).square().sum().backward()
+            made.step()
+            made.zero_grad()
+        weights.append([p.detach() for p in net.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*weights, strict=True))

@@ -67,9 +67,12 @@ def fusible(parameter: Tensor) -> bool:
 
 def lay_out(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Before a fused step: gradients and state lie in memory as their parameters do. On the CPU torch 2.15 takes that
-    for granted and does not look; what a checkpoint gives back is contiguous, whatever it was."""
+    for granted and does not look; what a checkpoint gives back is contiguous, whatever it was. Sparse gradients, of
+    embeddings, which a fused step does not take, become dense."""
     for group in optimizer.param_groups:
         for p in group["params"]:
+            if p.grad is not None and p.grad.layout != torch.strided:
+                p.grad = p.grad.to_dense()
             if p.grad is not None and not lies_like(p.grad, p):
                 p.grad = torch.empty_like(p, requires_grad=False).copy_(p.grad)
             state = optimizer.state.get(p, {})
