@@ -196,6 +196,22 @@ class Attention(nn.Module):
         return x + F.interpolate(made.transpose(1, 2).reshape(n, -1, h // 2, w // 2), scale_factor=2.0)
 
 
+class Recurrent(nn.Module):
+    """The places of a 4 x 4 grid one after the other: an LSTM or a GRU, one way or both, of one layer or two."""
+
+    def __init__(self, c: int, a: int, b: int) -> None:
+        super().__init__()
+        kind, both = (nn.LSTM, nn.GRU)[a % 2], b % 2 == 0
+        width = 4 * (1 + a % 3)
+        self.body = kind(c, width, 1 + b % 3 % 2, batch_first=True, bidirectional=both)
+        self.out = width * (1 + both)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        steps = self.body(F.avg_pool2d(x, 2).flatten(2).transpose(1, 2))[0]
+        return F.interpolate(steps.transpose(1, 2).reshape(n, -1, h // 2, w // 2), scale_factor=2.0)
+
+
 class Twice(nn.Module):
     """One convolution that is called two times."""
 
@@ -227,6 +243,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
         Pixels,
         Normed,
         Attention,
+        Recurrent,
         Twice,
     )
 }

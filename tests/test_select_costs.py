@@ -90,7 +90,7 @@ class Two(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer: pinned, and yet part of the cost."""
+    """A recurrent layer reads and has channels."""
 
     def __init__(self) -> None:
         super().__init__()

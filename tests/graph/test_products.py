@@ -1,4 +1,4 @@
-"""Einsum, bilinear and recurrent layers: what prunes, what stays, and masked == cut."""
+"""Einsum and bilinear layers: what prunes, what stays, and masked == cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import conv, head, image, lively, net, pool, tokens
+from zoo import conv, head, image, net, pool, tokens
 
 import prunus
 from prunus.graph.rules.products import letters
@@ -146,37 +146,9 @@ CASES: dict[str, Case] = {
         ),
         {"a": 8, "b": 6, "m": 7},
     ),
-    "lstm": Case(
-        lambda: net(
-            lambda s, x: s.h(s.r(tokens(s.a(x)))[0].mean(1)),
-            a=conv(3, 8),
-            r=nn.LSTM(8, 6, 2, batch_first=True),
-            h=head(6),
-        ),
-        {"a": 8},
-        "it is the state of a recurrent layer",
-    ),
-    "gru, both ways": Case(
-        lambda: net(
-            lambda s, x: s.h(s.r(tokens(s.a(x)))[0].mean(1)),
-            a=conv(3, 8),
-            r=nn.GRU(8, 6, batch_first=True, bidirectional=True),
-            h=head(12),
-        ),
-        {"a": 8},
-        "it is the state of a recurrent layer",
-    ),
-    "lstm with a projection": Case(
-        lambda: net(
-            lambda s, x: s.h(s.r(tokens(s.a(x)))[0].mean(1)), a=conv(3, 8), r=nn.LSTM(8, 6, proj_size=5), h=head(5)
-        ),
-        {"a": 8},
-        "it is the state of a recurrent layer",
-    ),
 }
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", CASES)
 def test_what_prunes_and_masked_is_cut(name: str) -> None:
     case = CASES[name]
@@ -199,6 +171,3 @@ def test_what_prunes_and_masked_is_cut(name: str) -> None:
 def test_attributes_follow() -> None:
     made: Any = prunus.prune(CASES["bilinear"].make(), image(), widths={"a": 5, "b": 4, "m": 3}).model
     assert (made.m.in1_features, made.m.in2_features, made.m.out_features) == (5, 4, 3)
-    made = prunus.prune(CASES["lstm"].make(), image(), widths={"a": 5}).model
-    assert (made.r.input_size, made.r.hidden_size) == (5, 6)
-    assert lively(made).eval()(image(2, 3, 8, 8)).shape == (2, 5)

@@ -190,22 +190,6 @@ def test_compared_features_prune_together_and_are_counted_as_they_are() -> None:
     cut(model, example)  # with zeros in place of the removed the distance would count 0.1 for each
 
 
-@pytest.mark.parametrize("kind", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
-def test_a_recurrent_cell_in_a_loop_reads_fewer_features(kind: type[nn.Module]) -> None:
-    def forward(s: nn.Module, x: Tensor) -> Tensor:
-        state: Any = None
-        for t in s.e(x).relu().unbind(1):
-            state = s.cell(t, state)
-        return s.h(state[0] if kind is nn.LSTMCell else state)
-
-    model = net(forward, e=head(6, 12), cell=kind(12, 10), h=head(10))
-    coupling = prunus.trace(model, image(2, 4, 6))
-    assert widths(coupling) == {"e": 12}
-    assert "state of a recurrent layer" in reason(coupling, "h inputs")
-    small = cut(model, image(2, 4, 6)).model
-    assert small.cell.input_size == small.cell.weight_ih.shape[1] == small.e.weight.shape[0] < 12
-
-
 def test_a_number_by_which_one_layer_divides_pins_it_alone() -> None:
     class Centred(nn.Module):
         def __init__(self) -> None:

@@ -55,8 +55,14 @@ def blank(tracer: Tracer, tensor: Tensor) -> Blank | None:
     return None if found is None or found.store.written else found
 
 
+def sizes_alone(call: Call, operands: Sequence[Tensor]) -> bool:
+    """Whether tensors are given as sizes of what is made, one number each, as recurrent layers do on packed batches."""
+    given = call.func.__name__ in {"zeros", "ones", "empty"}
+    return given and all(t.dim() == 0 and not t.is_floating_point() for t in operands)
+
+
 def made(call: Call, out: Any) -> None:
-    """A call that reads no tensor."""
+    """A call that reads no tensor but for its sizes."""
     name = call.func.__name__
     if isinstance(out, Tensor) and out.dim() and name in MAKERS:
         told = [v for v in tree_iter((call.args, call.kwargs.get("size", ()))) if isinstance(v, int)][: out.dim()]

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ExampleError
 from ..state import modules_of, tensors_in, tensors_of
-from .blank import Blank, kept, made, numbers, plain, written, zeros
+from .blank import Blank, kept, made, numbers, plain, sizes_alone, written, zeros
 from .labels import Book, ByIdentity, Check, Label, Places, compress, varying, vector
 from .opened import opened
 from .own import watched
@@ -253,7 +253,7 @@ class Tracer(TorchFunctionMode):
 
     def follow(self, call: Call, out: Any, results: list[Tensor]) -> None:
         operands = tensors_in((call.args, call.kwargs))
-        if not operands:
+        if not operands or sizes_alone(call, operands):
             made(call, out)
             if numbers(call, ()):
                 self.note(call, operands, {}, None)

@@ -28,6 +28,7 @@ from ..graph.record import SUMS, Call, Tracer
 from ..graph.rules import functions, table
 from ..graph.rules.norms import REDUCE, SOFTMAX, reduced_axes
 from ..graph.rules.products import LIKENESS, axis_read
+from ..graph.rules.recurrent import GATES, packed
 from ..plan import Plan
 from ..state import call_model, fresh, uncheckpointed
 from .layers import OWN
@@ -40,6 +41,7 @@ DROPOUT = frozenset(
 )
 SURVIVES = frozenset(functions(["bernoulli", "bernoulli_"]))  # as stochastic depth draws which branches stay
 DROPS = 4  # the place of dropout_p in scaled dot-product attention
+RECURRENT = frozenset(functions(GATES))
 LOW = {torch.float32, torch.float16, torch.bfloat16}
 
 
@@ -53,6 +55,9 @@ def neutral(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     if call is F.scaled_dot_product_attention:
         args = args if len(args) <= DROPS else (*args[:DROPS], 0.0, *args[DROPS + 1 :])
         kwargs = kwargs | {"dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
+    if call in RECURRENT:
+        between = 6 if packed(args) else 5  # the place of its dropout
+        args = (*args[:between], 0.0, *args[between + 1 :])
     if double:
         if call in {Tensor.float, Tensor.half, Tensor.bfloat16}:
             return args[0].double()
@@ -253,7 +258,8 @@ def unread(mask: Masking, call: Call) -> Tensor | None:
 
 
 def contracts(mask: Masking, call: Call) -> Any:
-    """Einsum: removed entries of every operand read as zero, since a letter may be summed in any of them."""
+    """Einsum: removed entries of every operand read as zero, since a letter may be summed in any of them. Recurrent
+    layers: without its rows and biases a unit stays at zero, from step to step and from layer to layer."""
 
     def zero(value: Any) -> Any:
         for hidden in mask.gone(call, value) if isinstance(value, Tensor) else ():
@@ -356,7 +362,6 @@ def compares(mask: Masking, call: Call) -> Any:
 SUM = """
 conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear
 matmul mm bmm mv dot vdot __matmul__ __rmatmul__ addmm baddbmm
-lstm gru rnn_tanh rnn_relu gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell
 """.split()
 
 
@@ -365,7 +370,7 @@ def reads() -> dict[Any, Callable[[Masking, Call], Any]]:
 
     families: list[tuple[list[str], Callable[[Masking, Call], Any]]] = [
         (SUM, sums_up),
-        (["einsum", "tensordot", "cdist"], contracts),
+        (["einsum", "tensordot", "cdist", *GATES, *(f"{name}_cell" for name in GATES)], contracts),
         (["scaled_dot_product_attention"], attends),
         (list(LIKENESS), compares),
         (["layer_norm", "rms_norm"], over_last),

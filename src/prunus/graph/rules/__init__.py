@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..own import taught
 from ..record import Rule
-from . import complexes, detection, layout, mixing, norms, picked, pointwise, products, written
+from . import complexes, detection, layout, mixing, norms, picked, pointwise, products, recurrent, written
 
 PLACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg, torch.fft, torch._C._VariableFunctions)
 
@@ -78,6 +78,7 @@ def built_in() -> Mapping[Any, Rule]:
         *(([name], rule) for name, rule in norms.NORM_RULES.items()),
         *(([name], rule) for name, rule in mixing.mixing_table().items()),
         *(([name], rule) for name, rule in products.PRODUCTS.items()),
+        *(([name], rule) for name, rule in recurrent.RECURRENT.items()),
     ]
     for names, rule in families:
         for func, name in functions(names).items():

@@ -1,4 +1,4 @@
-"""Matrix products, products told in letters, bilinear layers, recurrent layers."""
+"""Matrix products, products told in letters, bilinear layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_iter
 
 from ...state import tensors_in
 from ..labels import along, varying, vector
@@ -17,7 +16,6 @@ from ..splits import batched, product
 from .mixing import belongs, finish
 from .pointwise import join
 
-STATE = "it is the state of a recurrent layer"
 LIKENESS = ("cosine_similarity", "pairwise_distance")
 
 
@@ -178,48 +176,6 @@ def bilinear(call: Call, out: Tensor) -> list[Tensor]:
     return finish(call, a, out, bias, made, out.dim() - 1, [a.dim() - 1])
 
 
-def recurrent(call: Call, out: Any) -> list[list[Tensor]]:
-    """`lstm`, `gru`, `rnn_tanh`, `rnn_relu` of nn.RNNBase: what is read may shrink, the state stays."""
-    x, module, results = call.args[0], call.module, [t for t in tree_iter(out) if isinstance(t, Tensor)]
-    if not isinstance(module, nn.RNNBase) or not isinstance(call.args[-1], bool):
-        raise TypeError("not by nn.LSTM, nn.GRU or nn.RNN on a padded batch")
-    weights = module._parameters
-    read = call.read(x, -1)
-    ends = [""] + ["_reverse"] * module.bidirectional
-    made = []
-    for end in ends:
-        rows = weights[f"weight_ih_l0{end}"]
-        assert rows is not None
-        slots = call.axis(rows, 1, "in")
-        call.book.unite(read, slots)
-        call.book.work(call.path, call.index, x.numel() // x.shape[-1] * rows.shape[0], [slots])
-        name, place = ("weight_hr", 0) if module.proj_size else ("weight_hh", 1)
-        last = weights[f"{name}_l{module.num_layers - 1}{end}"]
-        assert last is not None
-        made.append(call.axis(last, place, "out" if module.proj_size else "in"))
-        call.book.pin(made[-1], STATE)
-    for state in tree_iter(call.args[1:]):
-        if isinstance(state, Tensor) and state in call.tracer.labels:
-            call.pin(state, STATE)
-    call.book.count("attribute", call.path, 0, "input_size", read)
-    return [[along(torch.cat(made), results[0].dim() - 1, results[0].shape)], *([] for _ in results[1:])]
-
-
-def cell(call: Call, out: Any) -> Any:
-    """`gru_cell`, `lstm_cell`, `rnn_tanh_cell`, `rnn_relu_cell`: what is read may shrink, the state stays."""
-    x, rows, results = call.args[0], call.args[2], [t for t in tree_iter(out) if isinstance(t, Tensor)]
-    slots, state = call.axis(rows, 1, "in"), call.axis(call.args[3], 1, "in")
-    call.book.unite(call.read(x, -1), slots)
-    call.book.work(call.path, call.index, x.numel() // x.shape[-1] * rows.shape[0], [slots])
-    call.book.pin(state, STATE)
-    for given in tree_iter(call.args[1]):
-        call.pin(given, STATE)
-    if isinstance(call.module, nn.RNNCellBase):
-        call.book.count("attribute", call.path, 0, "input_size", slots)
-    planes = [[along(state, t.dim() - 1, t.shape)] for t in results]
-    return planes[0] if isinstance(out, Tensor) else planes
-
-
 def likeness(call: Call, out: Tensor) -> list[Tensor]:
     """`cosine_similarity`, `pairwise_distance`: both operands are read along one axis, entry by entry."""
     a, b, dim = call.args[0], call.args[1], axis_read(call)
@@ -242,11 +198,9 @@ PRODUCTS: dict[str, Any] = {
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "__matmul__", "__rmatmul__"), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), addmm),
     **dict.fromkeys(("outer", "ger"), outer),
-    **dict.fromkeys(("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"), cell),
     **dict.fromkeys(LIKENESS, likeness),
     "einsum": einsum,
     "tensordot": tensordot,
     "cdist": distances,
     "bilinear": bilinear,
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
 }
