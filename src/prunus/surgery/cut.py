@@ -89,8 +89,11 @@ def renewed(small: nn.Module) -> None:
 @torch.no_grad()
 def recompute(modules: Iterable[nn.Module]) -> None:
     """What hooks of the older `weight_norm` and `spectral_norm` put in the place of a weight, from the tensors of now.
-    They do so before every forward; nobody should meet the weight of before the cut until then."""
+    They do so before every forward; nobody should meet the weight of before the cut until then. On a GPU the weights of
+    recurrent layers go into one block again."""
     for module in modules:
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
                 setattr(module, hook.name, hook.compute_weight(module))
