@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -255,3 +257,50 @@ def test_zeros_beside_channels_along_another_axis_are_as_wide() -> None:
     small = prunus.prune(model, image(), "macs=50%")
     assert small.model.a.out_channels < 16
     assert eval_gap(model, small.model, small.plan, image()) < 1e-12
+
+
+class Remembering(nn.Module):
+    """A convolution that reads the image beside its own state, which starts at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.a, self.b, self.c = 16, conv(3, 8), nn.Conv2d(24, 64, 3, padding=1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), self.width, *x.shape[3:])
+        for step in x.unbind(1):
+            i, f, o, k = torch.split(self.b(torch.cat([self.a(step), h], 1)), self.width, 1)
+            c = f.sigmoid() * c + i.sigmoid() * k.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.c(h)  # type: ignore[no-any-return]
+
+
+def test_a_state_of_zeros_that_is_read_beside_channels_has_those_of_later_steps() -> None:
+    model, example = lively(Remembering()), image(2, 3, 3, 8, 8)
+    assert {g.width for g in prunus.trace(model, example).groups} == {8, 16}
+    small = prunus.prune(model, example, "channels=50%", "random")
+    assert small.proof is not None and small.proof.worst < 1e-10
+    made: Any = small.model
+    assert made.b.out_channels == 4 * made.width == 4 * made.c.in_channels < 64
+
+
+class Padded(nn.Module):
+    """A shortcut that is filled up with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 16), head(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        short = torch.cat([y, torch.zeros(len(y), 8, *y.shape[2:])], 1)
+        return self.c(pool((self.b(y) + short).relu()))  # type: ignore[no-any-return]
+
+
+def test_zeros_of_a_written_width_beside_channels_stay() -> None:
+    coupling = prunus.trace(lively(Padded()), image())
+    assert {member.tensor for group in coupling.groups for member in group.members} >= {"a.weight", "c.weight"}
+    assert [p.name for p in coupling.pinned if "written down" in p.reason] == ["b outputs", "c inputs"]
+    for seed in range(3):
+        small = prunus.prune(Padded(), image(), "channels=60%", "random", seed=seed)
+        assert small.proof is not None and small.proof.worst < 1e-10

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_iter
 
-from ..blank import MOVED, blank, met
-from ..labels import ZERO, compress, places, resized, spelled, varying, vector
+from ..blank import MOVED, blank, met, zeros
+from ..labels import ZERO, along, compress, places, resized, spelled, varying, vector
 from ..record import Call
 from ..splits import Source, carried, chained, said, split, spoken
 from ..told import Told
@@ -273,6 +273,9 @@ def concatenated(call: Call, out: Tensor) -> list[Tensor]:
         rows = []
         for t, given, shape in zip(tensors, ranks, shapes, strict=True):
             mine = [p for p in given if dim in varying(p)]
+            own = None if mine or stacking else zeros(call.tracer, t, dim)
+            if own is not None:
+                mine = [along(own, dim, shape)]
             rows.append(mine[0] if mine else call.book.fixed(call.label(t).why, 1).expand(shape))
         result.append(small_cat(rows, dim).expand(out.shape))
     if not stacking:
