@@ -11,7 +11,8 @@ For each network what these commands do, with the head of 1000 classes kept:
     prunus prune --from RUN --data cifar10/ --method fpgm --target macs=50%
 
 A round masks 70 % of what remains, biases among it, and trains the rest back: ranked over the whole network, as
-published, and once more in each tensor by itself (`--option scope=local`). Every finished step (the dense network, a
+published, and once more in each tensor by itself (`--option scope=local`). One epoch at the rate of the first round is
+too short for the few weights of later ones, which train at `--later-lr`. Every finished step (the dense network, a
 round, FPGM) is a line of the results file and a folder of --out, and is not done again. The dense networks start from
 random weights, the published ones from ImageNet's: rates, rounds and losses compare, accuracies do not.
 """
@@ -72,6 +73,7 @@ class Job:
     data: Data
     train: Fit
     again: Fit
+    later: Fit
     runtime: Runtime
     out: Path
     results: Path
@@ -125,6 +127,12 @@ def parser() -> argparse.ArgumentParser:
     add("--fpgm", default="macs=50%", metavar="TARGET", help="what FPGM leaves")
     add("--batch-size", type=int, default=256)
     add("--lr", type=float, default=3e-4, help="of Adam; the published 1e-3 is for pretrained weights")
+    add(
+        "--later-lr",
+        type=float,
+        default=1e-3,
+        help="of the rounds from the second on, whose few weights have far to go",
+    )
     add("--out", type=Path, default=Path("runs") / "weights_table", help="folder of the networks")
     add_training(made, compile=False)
     add_results(made, __file__, METHODS_PAGE)
@@ -133,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a result depends on beside model and step, as JSON gives it back."""
-    kept = ("classes", "resize", "epochs", "round_epochs", "batch_size", "lr", "limit", "compile", "fpgm")
+    kept = ("classes", "resize", "epochs", "round_epochs", "batch_size", "lr", "later_lr", "limit", "compile", "fpgm")
     made = {name: getattr(options, name) for name in kept} | {"data": Path(options.data).name}
     return as_json(made | {"target": TARGET, "include": INCLUDE, "precision": "bf16"})
 
@@ -159,7 +167,8 @@ def job_of(options: argparse.Namespace) -> Job:
     again = replace(train, epochs=options.round_epochs, warmup=0.0)
     runtime = Runtime(options.device, "bf16", channels_last=True, compile=options.compile)
     settings = settings_of(options)
-    return Job(data, train, again, runtime, options.out, options.results, options.classes, settings)
+    later = replace(again, lr=options.later_lr)
+    return Job(data, train, again, later, runtime, options.out, options.results, options.classes, settings)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -183,7 +192,8 @@ def steps(job: Job, model: str, last: int, scopes: Sequence[str], fpgm: str) -> 
         for r, keep in enumerate(counts(job, model, last), start=1):
             step, before = named(scope, r), named(scope, r - 1)
             if job.known(model, step) is None:
-                net = one_round(job, model, step, net or job.network(model, before), keep, scope)
+                after = job.again if r == 1 else job.later
+                net = one_round(job, model, step, net or job.network(model, before), keep, scope, after)
                 if r > 1:
                     shutil.rmtree(job.place(model, before), ignore_errors=True)
     if job.known(model, "fpgm") is None:
@@ -218,12 +228,12 @@ def counts(job: Job, model: str, last: int) -> tuple[int, ...]:
     return method.counts(considered(resolve(model, job.classes), INCLUDE), method.goal(TARGET))
 
 
-def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int, scope: str) -> nn.Module:
+def one_round(job: Job, model: str, step: str, net: nn.Module, keep: int, scope: str, after: Fit) -> nn.Module:
     """Mask down to `keep` weights, and train back. What is zero already is the smallest, so masks are nested."""
     options = {"rate_of": "whole", "include": list(INCLUDE), "scope": scope}
     cut = Cut(target=f"weights={keep}", method="weights", options=options)
     torch.compiler.reset()
-    found = rounds(net, job.data.example(), cut, (1,), data=job.data, after=job.again, runtime=job.runtime)
+    found = rounds(net, job.data.example(), cut, (1,), data=job.data, after=after, runtime=job.runtime)
     row, thin = list(found)[-1]
     assert thin is not None
     job.done(model, step, thin.model, row, kept=keep)
@@ -237,7 +247,8 @@ def report(options: argparse.Namespace) -> None:
     conditions = "\n".join(
         (
             f"- {settings['resize']} pixels, random weights at first, head of {settings['classes']} classes; Adam at "
-            f"{settings['lr']:g} with a cosine, crop and mirror, {settings['precision']}",
+            f"{settings['lr']:g}, in rounds from the second on at {settings['later_lr']:g}, with a cosine, crop and "
+            f"mirror, {settings['precision']}",
             f"- {images(settings)} in batches of {settings['batch_size']}; epochs: {settings['epochs']} dense, "
             f"{settings['round_epochs']} in each round and after the cut of FPGM to {settings['fpgm']}",
             "- weights: 70 % of what remains goes in each round, biases included, over the whole network; with "

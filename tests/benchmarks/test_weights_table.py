@@ -18,7 +18,7 @@ from prunus.lab.rounds import rounds
 def words(tmp_path: Path, images: list[str]) -> list[str]:
     (tmp_path / "page.md").write_text("<!-- weights_table: begin -->\n<!-- weights_table: end -->\n")
     given = ["--models", "resnet20", "--classes", "12", *images, "--resize", "32"]
-    given += ["--epochs", "1", "--rounds", "1,3", "--batch-size", "16", "--device", "cpu"]
+    given += ["--later-lr", "0.0003", "--epochs", "1", "--rounds", "1,3", "--batch-size", "16", "--device", "cpu"]
     given += ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "r.jsonl")]
     return [*given, "--page", str(tmp_path / "page.md")]
 

@@ -236,3 +236,52 @@ def test_attributes_are_the_users_own_integers_afterwards() -> None:
     assert model.sizes is sizes and all(type(n) is int for n in sizes)
     assert type(model.last) is int and model.last == 4
     assert type(model.calls) is int and model.calls == 3
+
+
+class Checked(nn.Module):
+    """As diffusers' Downsample2D: the width is checked before it is used. `how`: the form of the check."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.channels, self.how, self.k = 16, how, conv(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "assert":
+            assert x.shape[1] == self.channels
+        elif self.how == "raise":
+            _, c, _, _ = x.shape
+            if self.channels != c:
+                raise ValueError(f"{c} channels in place of {self.channels}")
+        else:
+            torch._assert(x.size(1) == self.channels, "channels")
+        return self.k(x)
+
+
+@pytest.mark.parametrize("how", ["assert", "raise", "torch"])
+def test_a_width_that_is_checked_follows(how: str) -> None:
+    middle = Checked(how)
+    model, example = lively(Around(middle)), torch.randn(2, 3, 16, 16)  # as many places along an axis as channels
+    coupling = prunus.trace(model, example)
+    assert widths(coupling) == {"a": 16, "m.k": 16} and middle.channels == 16 and type(middle.channels) is int
+    small = prunus.prune(model, example, "channels=60%", method="random")
+    assert small.proof is not None and small.proof.worst < 1e-12
+    assert small.model.m.channels == small.model.a.out_channels < 16
+
+
+class Branching(nn.Module):
+    """A width that is compared with a number of the code's own, right after another tensor's shape was read."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.channels, self.k = wide, conv(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        same = self.k(x) if x.shape[-1] > 1 and self.channels == 16 else x
+        return same * 2
+
+
+def test_a_width_that_is_compared_with_a_constant_changes_no_function() -> None:
+    for wide in (16, 24):
+        model = lively(Around(Branching(wide)))
+        small = prunus.prune(model, image(), "channels=60%", method="random")
+        assert small.proof is not None and small.proof.worst < 1e-12

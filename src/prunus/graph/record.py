@@ -7,6 +7,7 @@ A torch function mode sees each call as the user wrote it; a dispatch mode benea
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ from .blank import Blank, kept, made, numbers, plain, sizes_alone, written, zero
 from .labels import Book, ByIdentity, Check, Label, Places, compress, varying, vector
 from .opened import opened
 from .own import watched
-from .splits import Site, Splits, inherited
+from .splits import Site, Splits, compared, inherited
+from .told import HEARD, Told
 
 Rule = Callable[["Call", Any], Any]
 
@@ -157,6 +159,7 @@ class Tracer(TorchFunctionMode):
         self.failed: tuple[Tensor, ...] = ()  # operands of the op that raised
         self.stack: list[tuple[nn.Module, str, int | None]] = [(self.model, "", None)]
         self.depth = 0
+        self.sized: weakref.ref[Tensor] | None = None  # whose shape the code read last
 
     # labels ---------------------------------------------------------------------------------------------------------
     def label(self, tensor: Tensor) -> Label:
@@ -224,6 +227,7 @@ class Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in SIZES:
+            self.sized = weakref.ref(args[0])
             return func(*args, **(kwargs or {}))
         module, path, _ = self.stack[-1]
         inner = opened(func)
@@ -314,6 +318,14 @@ class Tracer(TorchFunctionMode):
             self.labels[tensor] = Label(why=f"no rule for {what}", op=len(self.ops) - 1)
             written(self, tensor)
 
+    def heard(self, number: Told) -> None:
+        """The code holds an attribute against a size, most likely of the tensor whose shape it read last."""
+        tensor = self.sized() if self.sized is not None and not self.depth else None
+        if tensor is not None and tensor in self.labels:
+            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+                self.sized = None  # what compares below is not the user's code
+                compared(self, number, tensor, self.labels[tensor])
+
     # module calls ---------------------------------------------------------------------------------------------------
     def enter(self, module: nn.Module, args: Any) -> None:
         path = self.paths.get(id(module))
@@ -339,12 +351,13 @@ class Tracer(TorchFunctionMode):
     @contextlib.contextmanager
     def watching(self) -> Iterator[Tracer]:
         """Record what runs inside."""
-        pre = module_hooks.register_module_forward_pre_hook(self.enter)
+        pre, heard = module_hooks.register_module_forward_pre_hook(self.enter), HEARD.set(self.heard)
         post = module_hooks.register_module_forward_hook(self.leave, with_kwargs=True, always_call=True)
         try:
             with watched(), Witness(self), self:
                 yield self
         finally:
+            HEARD.reset(heard)
             pre.remove()
             post.remove()
             module_hooks._global_forward_hooks_with_kwargs.pop(post.id, None)  # `remove` leaves it behind

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ..configs import entries, is_config
-from .labels import Book, Check, along, compress, spelled, varying, vector
+from .labels import Book, Check, Label, along, compress, spelled, varying, vector
 from .told import Told
 
 if TYPE_CHECKING:
@@ -263,6 +263,17 @@ def said(tracer: Tracer, number: Any, ids: Tensor) -> bool:
         return False  # a cache of the user's own may hold the number of another module
     state(tracer.book, number.path, number.name, ids, number.place)
     return True
+
+
+def compared(tracer: Tracer, number: Told, tensor: Tensor, label: Label) -> None:
+    """An attribute that code holds against the size of the only axis of channels of that size."""
+    name = number.name.rpartition(".")[2]
+    if is_heads(name) or OF_PLACES.search(name):
+        return
+    axes = {axis: plane for plane in label.planes if len(varying(plane)) == 1 for axis in varying(plane)}
+    found = [vector(plane, axis) for axis, plane in axes.items() if tensor.shape[axis] == int(number)]
+    if len(found) == 1:
+        said(tracer, number, found[0])
 
 
 def kind_of(call: Call) -> str:

@@ -1,14 +1,16 @@
 """Numbers that modules remember as attributes, seen where a forward says a width by one of them.
 
 While a model is traced its integer attributes are integers that know their place. A split, a slice or a view that is
-given one shows which attribute states which width; what arithmetic makes of them are plain integers. Numbers in an
-object of settings that a module keeps are attributes named `config.heads`; while it runs, the module has a copy.
+given one shows which attribute states which width, and so does code that holds one against the size of an axis
+(`assert x.shape[1] == self.channels`); what arithmetic makes of them are plain integers. Numbers in an object of
+settings that a module keeps are attributes named `config.heads`; while it runs, the module has a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
@@ -26,6 +28,21 @@ class Told(int):
     path: str
     name: str
     place: int
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other) is True
+        if same and type(other) is int and (heard := HEARD.get()) is not None:
+            heard(self)
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+
+HEARD: ContextVar[Callable[[Told], None] | None] = ContextVar("HEARD", default=None)
+"""What is called with an attribute that was compared with a number and found equal."""
 
 
 @contextmanager
