@@ -62,7 +62,7 @@ def test_the_steps_are_those_of_one_series_and_are_done_once(
     assert f"(1/1/16) | {by['round 1']['nonzero']:,} |" in page and f"(3/1/16) | {by['round 3']['nonzero']:,} |" in page
     assert "| fpgm, macs=50% |" in page and "Points lost in the first round: resnet20" in page
     assert f"| weights, scope=local | {by['local round 3']['top1']:.2f} (3/1/16) |" in page
-    assert "--scopes" not in page and "--rounds 1,3 --batch-size 16`" in page
+    assert "--scopes" not in page and "--rounds 1,3 --batch-size 16 --later-lr 0.0003`" in page
     assert str(tmp_path) not in page + before
 
     shutil.rmtree(tmp_path / "out")
