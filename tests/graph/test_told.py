@@ -285,3 +285,11 @@ def test_a_width_that_is_compared_with_a_constant_changes_no_function() -> None:
         model = lively(Around(Branching(wide)))
         small = prunus.prune(model, image(), "channels=60%", method="random")
         assert small.proof is not None and small.proof.worst < 1e-12
+
+
+def test_a_told_number_compares_as_a_plain_one() -> None:
+    model = Around(Halves())
+    with telling(model):
+        number = model.m.c
+        assert type(number) is Told and number == 8 and number == 8.0 and number != 8.5 and number != "8"
+        assert (number != 8) is False and {8: "eight"}[number] == "eight" and number in (4, 8) and (number, 1) == (8, 1)

@@ -30,8 +30,8 @@ class Told(int):
     place: int
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other) is True
-        if same and type(other) is int and (heard := HEARD.get()) is not None:
+        same = int.__eq__(self, other)  # NotImplemented for a float, which then compares
+        if same is True and type(other) is int and (heard := HEARD.get()) is not None:
             heard(self)
         return same
 
